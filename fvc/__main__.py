@@ -1,0 +1,96 @@
+"""`fvc <command>`: finds the command, fills in what dvc.yaml says, prints a known error as one line."""
+
+import importlib
+import pkgutil
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import yaml
+
+from fvc import process, stages
+from fvc.errors import FvcError
+
+PIPELINE = Path("dvc.yaml")
+LOCKS = Path("work/locks")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 for a known error, 2 for wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands = sorted(module.name for module in pkgutil.iter_modules(stages.__path__))
+    if not arguments or arguments[0] not in commands:
+        asked_for_help = arguments[:1] in (["-h"], ["--help"])
+        usage = f"usage: fvc <command> [flags]; commands: {', '.join(commands)}\n"
+        (sys.stdout if asked_for_help else sys.stderr).write(usage)
+        return 0 if asked_for_help else 2
+    command, flags = arguments[0], arguments[1:]
+    try:
+        return _run(command, flags)
+    except FvcError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def _run(command: str, flags: list[str]) -> int:
+    started = time.monotonic()
+    process.end_with_parent()
+    planned = stage_commands(PIPELINE).get(command)
+    filled = flags if planned is None else [*planned_flags(command, planned, flags), *flags]
+    name = "@".join([command, *_fold(flags)])
+    helps = "-h" in flags or "--help" in flags
+    with nullcontext() if planned is None or helps else process.only_one(name, LOCKS):
+        importlib.import_module(f"fvc.stages.{command}").main(filled)
+    if planned is not None:
+        sys.stderr.write(f"fvc {name} took {time.monotonic() - started:.1f} s\n")
+    return 0
+
+
+def stage_commands(pipeline: Path) -> dict[str, str]:
+    """Map each stage of dvc.yaml to its command line; empty where there is no pipeline.
+
+    Raises:
+        FvcError: The file is no valid YAML.
+    """
+    if not pipeline.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(pipeline.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        cause = f"is no valid YAML ({' '.join(str(error).split())})"
+        raise FvcError(pipeline, cause, "Mend it, or restore it with 'git checkout'") from error
+    return {name: " ".join(stage["cmd"].split()) for name, stage in content["stages"].items()}
+
+
+def planned_flags(command: str, planned: str, given: Sequence[str]) -> list[str]:
+    """The flags that dvc.yaml gives to a command, those of a matrix stage for the given fold.
+
+    They go before the user's own, and the last of two equal flags counts.
+
+    Raises:
+        FvcError: The stage runs once per fold and no fold was given.
+    """
+    fold = _fold(given)
+    if "${item.fold}" in planned and not fold:
+        if "-h" in given or "--help" in given:
+            return []
+        raise FvcError(f"fvc {command}", "needs a fold", "Add --fold, for example '--fold 0'")
+    words = shlex.split(re.sub(r"\$\{item\.fold\}", "".join(fold), planned))
+    return words[words.index(command) + 1 :]
+
+
+def _fold(flags: Sequence[str]) -> list[str]:
+    for position, flag in enumerate(flags):
+        if flag == "--fold" and position + 1 < len(flags):
+            return [flags[position + 1]]
+        if flag.startswith("--fold="):
+            return [flag.removeprefix("--fold=")]
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The tables that cross a stage border: their columns, and how they are read and written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from fvc.errors import FvcError
+from fvc.files import replacing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """One kind of table, in parquet or, by its file name, CSV."""
+
+    stage: str
+    """The stage that writes it, named in errors."""
+    columns: Mapping[str, pl.DataType]
+    """Every column in order, with its type."""
+    sort_by: tuple[str, ...]
+    """Rows are written in this order, so that equal tables give equal bytes."""
+
+    def read(self, source: Path) -> pl.DataFrame:
+        """Read the table.
+
+        Raises:
+            FvcError: The file is missing, damaged, or has other columns.
+        """
+        remedy = f"Run 'dvc repro {self.stage}'"
+        if not source.is_file():
+            raise FvcError(source, "is missing", remedy)
+        try:
+            if source.suffix == ".csv":
+                frame = pl.read_csv(source, schema=dict(self.columns))
+            else:
+                frame = pl.read_parquet(source)
+        except pl.exceptions.PolarsError as error:
+            raise FvcError(source, f"cannot be read ({error})", remedy) from error
+        if dict(frame.schema) != dict(self.columns):
+            differing = set(frame.schema.items()) ^ set(self.columns.items())
+            names = ", ".join(sorted({name for name, _ in differing}))
+            raise FvcError(source, f"has other columns than expected ({names})", remedy)
+        return frame
+
+    def write(self, target: Path, frame: pl.DataFrame) -> None:
+        """Write the table sorted, atomically.
+
+        Raises:
+            ValueError: The frame's columns are not the table's.
+        """
+        if dict(frame.schema) != dict(self.columns):
+            raise ValueError(f"{target.name}: columns {frame.schema} are not {self.columns}")
+        rows = frame.sort(self.sort_by, nulls_last=True)
+        with replacing(target) as partial:
+            if target.suffix == ".csv":
+                rows.write_csv(partial)
+            else:
+                rows.write_parquet(partial, statistics=False)
+
+    def frame(self, rows: list[dict[str, object]]) -> pl.DataFrame:
+        """Build a frame of this table's columns; a missing key is an error, not a null."""
+        for row in rows:
+            if row.keys() != self.columns.keys():
+                raise ValueError(f"columns {sorted(row.keys() ^ self.columns.keys())} do not match")
+        return pl.DataFrame(rows, schema=dict(self.columns), orient="row")
+
+
+INDEX = Table(
+    stage="index",
+    columns={
+        "video_id": pl.String(),
+        "subset": pl.String(),
+        "platform": pl.String(),
+        "source_id": pl.String(),
+        "path": pl.String(),
+        "label": pl.String(),
+        "raw_label": pl.String(),
+        "cascade_ids": pl.List(pl.String),
+        "group": pl.String(),
+        "width": pl.Int64(),
+        "height": pl.Int64(),
+        "rotation_deg": pl.Int64(),
+        "fps": pl.Float64(),
+        "frames": pl.Int64(),
+        "duration_s": pl.Float64(),
+        "codec": pl.String(),
+        "pixel_format": pl.String(),
+        "bitrate_bps": pl.Float64(),
+        "size_bytes": pl.Int64(),
+        "sha256": pl.String(),
+        "fingerprint": pl.Binary(),
+    },
+    sort_by=("video_id",),
+)
+"""One row per usable video. `path` is relative to the videos folder; `width` and
+`height` are in pixels as displayed; `frames` counts packets."""
+
+REJECTED = Table(
+    stage="index",
+    columns={
+        "video_id": pl.String(),
+        "path": pl.String(),
+        "reason": pl.String(),
+        "detail": pl.String(),
+    },
+    sort_by=("video_id", "path", "reason", "detail"),
+)
+"""One row per annotated or present video that is not in the index."""
+
+FOLDS = Table(
+    stage="split",
+    columns={
+        "video_id": pl.String(),
+        "group": pl.String(),
+        "label": pl.String(),
+        "part": pl.String(),
+        "fold": pl.Int64(),
+        "validates": pl.List(pl.Int64),
+    },
+    sort_by=("video_id",),
+)
+"""`part` is `locked` or `fold`; `fold` is the fold that tests the video (null when
+locked); `validates` lists the folds whose inner validation holds it."""
+
+PREDICTIONS = Table(
+    stage="train",
+    columns={
+        "video_id": pl.String(),
+        "fold": pl.Int64(),
+        "part": pl.String(),
+        "label": pl.String(),
+        "probability_fake": pl.Float64(),
+        "logit": pl.Float64(),
+        "num_clips": pl.Int64(),
+    },
+    sort_by=("fold", "part", "video_id"),
+)
+"""One row per video and fold; `part` is `train`, `validation`, `test` or `locked`, and
+`logit` is the mean over the video's clips."""

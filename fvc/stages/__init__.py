@@ -1,0 +1,1 @@
+"""One module per command: it reads flags and files, and leaves the thinking to the library."""
