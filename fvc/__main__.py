@@ -1,4 +1,4 @@
-"""`fvc <command>`: finds the command, fills in what dvc.yaml says, prints a known error as one line."""
+"""`fvc <command>`: finds the command, fills in flags from dvc.yaml, prints an error as one line."""
 
 import importlib
 import pkgutil

@@ -11,7 +11,7 @@ from fvc.errors import FvcError
 
 
 class Section:
-    """A part of `params.yaml`: its fields are all there is, and a text is never taken for a number."""
+    """A part of `params.yaml`: its fields are all there is, and no text is taken for a number."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar[dict[str, Any]] = {
@@ -52,12 +52,18 @@ class IndexConfig(Section):
     """Frames per second of video time that enter its fingerprint."""
     fingerprint_max_frames: int
     """A longer video is fingerprinted at a lower rate."""
+    fingerprint_distance: int
+    """Two frames match when at most so many of their 256 fingerprint bits differ."""
+    fingerprint_share: float
+    """Two videos match when at least this share of the shorter one's frames matches."""
 
     def __post_init__(self) -> None:
         _require(self.min_frames >= 1, f"min_frames is {self.min_frames}, below 1")
         _require(self.timeout_s > 0, f"timeout_s is {self.timeout_s}, not above 0")
         _require(self.fingerprint_fps > 0, f"fingerprint_fps is {self.fingerprint_fps}")
         _require(self.fingerprint_max_frames >= 1, "fingerprint_max_frames is below 1")
+        _require(0 <= self.fingerprint_distance <= 256, "fingerprint_distance is not in 0..256")
+        _require(0 < self.fingerprint_share <= 1, "fingerprint_share is not in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +76,6 @@ class SplitConfig(Section):
     """Share of the groups that is set aside as the locked test."""
     validation_share: float
     """Share of a fold's training groups that only chooses: epoch, threshold, temperature."""
-    fingerprint_distance: int
-    """Two frames match when at most so many of their 256 fingerprint bits differ."""
-    fingerprint_share: float
-    """Two videos match when at least this share of the shorter one's frames matches."""
 
     def __post_init__(self) -> None:
         _require(
@@ -83,8 +85,6 @@ class SplitConfig(Section):
         for name in ("locked_share", "validation_share"):
             value = getattr(self, name)
             _require(0 < value < 0.5, f"{name} is {value}, not between 0 and 0.5")
-        _require(0 <= self.fingerprint_distance <= 256, "fingerprint_distance is not in 0..256")
-        _require(0 < self.fingerprint_share <= 1, "fingerprint_share is not in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -278,9 +278,10 @@ class ServingConfig(Section):
     """What the served model accepts."""
 
     max_mib: float
-    """Largest video, in MiB after base64."""
-    timeout_s: float
-    """Longest time spent on decoding one video."""
+    """Largest video, in MiB once base64 is undone."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_mib > 0, f"max_mib is {self.max_mib}, not above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -16,8 +17,8 @@ class Table:
 
     stage: str
     """The stage that writes it, named in errors."""
-    columns: Mapping[str, pl.DataType]
-    """Every column in order, with its type."""
+    columns: Mapping[str, Any]
+    """Every column in order, with its polars type; a `pl.Schema`, which beartype cannot check."""
     sort_by: tuple[str, ...]
     """Rows are written in this order, so that equal tables give equal bytes."""
 
@@ -32,12 +33,12 @@ class Table:
             raise FvcError(source, "is missing", remedy)
         try:
             if source.suffix == ".csv":
-                frame = pl.read_csv(source, schema=dict(self.columns))
+                frame = pl.read_csv(source, schema=self.columns)
             else:
                 frame = pl.read_parquet(source)
         except pl.exceptions.PolarsError as error:
             raise FvcError(source, f"cannot be read ({error})", remedy) from error
-        if dict(frame.schema) != dict(self.columns):
+        if frame.schema != self.columns:
             differing = set(frame.schema.items()) ^ set(self.columns.items())
             names = ", ".join(sorted({name for name, _ in differing}))
             raise FvcError(source, f"has other columns than expected ({names})", remedy)
@@ -49,7 +50,7 @@ class Table:
         Raises:
             ValueError: The frame's columns are not the table's.
         """
-        if dict(frame.schema) != dict(self.columns):
+        if frame.schema != self.columns:
             raise ValueError(f"{target.name}: columns {frame.schema} are not {self.columns}")
         rows = frame.sort(self.sort_by, nulls_last=True)
         with replacing(target) as partial:
@@ -63,34 +64,36 @@ class Table:
         for row in rows:
             if row.keys() != self.columns.keys():
                 raise ValueError(f"columns {sorted(row.keys() ^ self.columns.keys())} do not match")
-        return pl.DataFrame(rows, schema=dict(self.columns), orient="row")
+        return pl.DataFrame(rows, schema=self.columns, orient="row")
 
 
 INDEX = Table(
     stage="index",
-    columns={
-        "video_id": pl.String(),
-        "subset": pl.String(),
-        "platform": pl.String(),
-        "source_id": pl.String(),
-        "path": pl.String(),
-        "label": pl.String(),
-        "raw_label": pl.String(),
-        "cascade_ids": pl.List(pl.String),
-        "group": pl.String(),
-        "width": pl.Int64(),
-        "height": pl.Int64(),
-        "rotation_deg": pl.Int64(),
-        "fps": pl.Float64(),
-        "frames": pl.Int64(),
-        "duration_s": pl.Float64(),
-        "codec": pl.String(),
-        "pixel_format": pl.String(),
-        "bitrate_bps": pl.Float64(),
-        "size_bytes": pl.Int64(),
-        "sha256": pl.String(),
-        "fingerprint": pl.Binary(),
-    },
+    columns=pl.Schema(
+        {
+            "video_id": pl.String(),
+            "subset": pl.String(),
+            "platform": pl.String(),
+            "source_id": pl.String(),
+            "path": pl.String(),
+            "label": pl.String(),
+            "raw_label": pl.String(),
+            "cascade_ids": pl.List(pl.String),
+            "group": pl.String(),
+            "width": pl.Int64(),
+            "height": pl.Int64(),
+            "rotation_deg": pl.Int64(),
+            "fps": pl.Float64(),
+            "frames": pl.Int64(),
+            "duration_s": pl.Float64(),
+            "codec": pl.String(),
+            "pixel_format": pl.String(),
+            "bitrate_bps": pl.Float64(),
+            "size_bytes": pl.Int64(),
+            "sha256": pl.String(),
+            "fingerprint": pl.Binary(),
+        }
+    ),
     sort_by=("video_id",),
 )
 """One row per usable video. `path` is relative to the videos folder; `width` and
@@ -98,26 +101,30 @@ INDEX = Table(
 
 REJECTED = Table(
     stage="index",
-    columns={
-        "video_id": pl.String(),
-        "path": pl.String(),
-        "reason": pl.String(),
-        "detail": pl.String(),
-    },
+    columns=pl.Schema(
+        {
+            "video_id": pl.String(),
+            "path": pl.String(),
+            "reason": pl.String(),
+            "detail": pl.String(),
+        }
+    ),
     sort_by=("video_id", "path", "reason", "detail"),
 )
 """One row per annotated or present video that is not in the index."""
 
 FOLDS = Table(
     stage="split",
-    columns={
-        "video_id": pl.String(),
-        "group": pl.String(),
-        "label": pl.String(),
-        "part": pl.String(),
-        "fold": pl.Int64(),
-        "validates": pl.List(pl.Int64),
-    },
+    columns=pl.Schema(
+        {
+            "video_id": pl.String(),
+            "group": pl.String(),
+            "label": pl.String(),
+            "part": pl.String(),
+            "fold": pl.Int64(),
+            "validates": pl.List(pl.Int64),
+        }
+    ),
     sort_by=("video_id",),
 )
 """`part` is `locked` or `fold`; `fold` is the fold that tests the video (null when
@@ -125,16 +132,35 @@ locked); `validates` lists the folds whose inner validation holds it."""
 
 PREDICTIONS = Table(
     stage="train",
-    columns={
-        "video_id": pl.String(),
-        "fold": pl.Int64(),
-        "part": pl.String(),
-        "label": pl.String(),
-        "probability_fake": pl.Float64(),
-        "logit": pl.Float64(),
-        "num_clips": pl.Int64(),
-    },
+    columns=pl.Schema(
+        {
+            "video_id": pl.String(),
+            "fold": pl.Int64(),
+            "part": pl.String(),
+            "label": pl.String(),
+            "probability_fake": pl.Float64(),
+            "logit": pl.Float64(),
+            "num_clips": pl.Int64(),
+        }
+    ),
     sort_by=("fold", "part", "video_id"),
 )
 """One row per video and fold; `part` is `train`, `validation`, `test` or `locked`, and
 `logit` is the mean over the video's clips."""
+
+OUT_OF_FOLD = Table(
+    stage="evaluate",
+    columns=pl.Schema(
+        {
+            "video_id": pl.String(),
+            "fold": pl.Int64(),
+            "group": pl.String(),
+            "label": pl.String(),
+            "probability_fake": pl.Float64(),
+            "called": pl.String(),
+            "verdict": pl.String(),
+        }
+    ),
+    sort_by=("fold", "video_id"),
+)
+"""One row per video outside the locked test: calibrated, by the fold that tests it."""

@@ -1,0 +1,95 @@
+"""What the training of one fold left behind, checked against the split before it is used."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fvc.diagnostics import validation_series
+from fvc.errors import FvcError
+from fvc.records import PREDICTIONS
+
+PARTS = ("train", "validation", "test")
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "train/loss",
+    "validation/loss",
+    "validation/roc_auc",
+    "validation/macro_f1",
+)
+"""What `history.csv` has at least."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fold:
+    """One trained fold: what its network said of each part, and how it learned."""
+
+    predictions: pl.DataFrame
+    """PREDICTIONS with `group`, in the order of video ids; nothing of the locked test."""
+    history: pl.DataFrame
+
+    def part(self, name: str) -> pl.DataFrame:
+        """The rows of one part, with `is_fake`."""
+        rows = self.predictions.filter(part=name)
+        return rows.with_columns(is_fake=pl.col("label") == "fake")
+
+
+def read_fold(models: Path, number: int, places: pl.DataFrame) -> Fold:
+    """Read what one training left, without its locked rows.
+
+    Raises:
+        FvcError: It is missing or damaged, or was trained on other folds.
+    """
+    source = models / str(number) / "predictions.parquet"
+    remedy = f"Run 'dvc repro -f train@{number}'"
+    predictions = PREDICTIONS.read(source).filter(pl.col("part").is_in(PARTS))
+    tests, validates = pl.col("fold") == number, pl.col("validates").list.contains(number)
+    expected = places.select(
+        "video_id",
+        "label",
+        "group",
+        part=pl.when(tests)
+        .then(pl.lit("test"))
+        .when(validates)
+        .then(pl.lit("validation"))
+        .otherwise(pl.lit("train")),
+    )
+    keys = ["video_id", "label", "part"]
+    if sorted(predictions.select(keys).rows()) != sorted(expected.select(keys).rows()):
+        raise FvcError(source, "was made with other folds than those of the split", remedy)
+    if not predictions["logit"].is_finite().all():
+        raise FvcError(source, "holds a logit that is not finite", remedy)
+    rows = predictions.join(expected.select("video_id", "group"), on="video_id")
+    history = read_history(models / str(number) / "history.csv", remedy)
+    return Fold(predictions=rows.sort("video_id"), history=history)
+
+
+def read_history(source: Path, remedy: str) -> pl.DataFrame:
+    """Read a fold's learning curves.
+
+    Raises:
+        FvcError: The file or a column is missing.
+    """
+    if not source.is_file():
+        raise FvcError(source, "is missing", remedy)
+    history = pl.read_csv(source)
+    missing = [name for name in HISTORY_COLUMNS if name not in history.columns]
+    if missing:
+        raise FvcError(source, f"lacks the columns {', '.join(missing)}", remedy)
+    return history
+
+
+def final_results(predictions: pl.DataFrame) -> dict[str, float]:
+    """The `test/` metrics that the run of a fold ends with, at a probability of 0.5.
+
+    Args:
+        predictions: The PREDICTIONS of the fold.
+    """
+    tested = predictions.filter(part="test")
+    is_fake = (tested["label"] == "fake").to_numpy()
+    logits = tested["logit"].to_numpy()
+    series = validation_series(logits, is_fake.astype(np.int64))
+    renamed = {name.replace("validation/", "test/"): value for name, value in series.items()}
+    return renamed | {"test/accuracy": float(((logits >= 0) == is_fake).mean())}

@@ -1,0 +1,109 @@
+"""How a decoded frame is displayed: upright, in square pixels, scaled, letterboxed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from jaxtyping import UInt8
+
+Image = UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]
+
+# Each pixel is the mean of what it covers. Without the other flags FFmpeg's
+# short cuts make white 253, and the result may depend on the processor.
+SCALING = (
+    Interpolation.AREA
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.ACCURATE_RND
+    | Interpolation.BITEXACT
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """How stored pixels are turned for display: transposed first, then reversed."""
+
+    transposed: bool
+    rows_reversed: bool
+    columns_reversed: bool
+
+    @property
+    def rotation_deg(self) -> int:
+        """The clockwise turn in quarters of a circle, mirroring aside."""
+        return 90 * self.transposed + 180 * (self.rows_reversed)
+
+    def apply(self, image: UInt8[np.ndarray, "H W ..."]) -> UInt8[np.ndarray, "h w ..."]:
+        """Turn an image."""
+        turned = image.swapaxes(0, 1) if self.transposed else image
+        turned = turned[::-1] if self.rows_reversed else turned
+        return turned[:, ::-1] if self.columns_reversed else turned
+
+
+def orientation(frame: VideoFrame) -> Orientation:
+    """The quarter turn and mirroring nearest to the frame's display matrix."""
+    side_data = cast(Mapping[SideDataType, SideData], frame.side_data)
+    try:
+        entry = side_data.get(SideDataType.DISPLAYMATRIX)
+    except ValueError:
+        # PyAV refuses the list as a whole when it does not know one kind in it.
+        turns = round(frame.rotation / 90) % 4
+        return Orientation(turns % 2 == 1, turns in (1, 2), turns in (2, 3))
+    if entry is None:
+        return Orientation(False, False, False)
+    # x' = a x + c y and y' = b x + d y, where y points down.
+    a, b, _, c, d = np.frombuffer(bytes(entry), np.dtype("=i4"))[:5].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, d < 0, a < 0)
+    return Orientation(True, b < 0, c < 0)
+
+
+def displayed_size(frame: VideoFrame, pixel_aspect: float) -> tuple[int, int]:
+    """Width and height in square pixels, upright.
+
+    Args:
+        frame: As decoded.
+        pixel_aspect: Width over height of a stored pixel.
+    """
+    width = max(round(frame.width * pixel_aspect), 1)
+    return (frame.height, width) if orientation(frame).transposed else (width, frame.height)
+
+
+def letterboxed(
+    frame: VideoFrame, pixel_aspect: float, side_px: int, reformatter: VideoReformatter
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The frame upright in RGB, as large as a square allows, between black bars.
+
+    Args:
+        frame: As decoded.
+        pixel_aspect: Width over height of a stored pixel.
+        side_px: Side of the square.
+        reformatter: Reused from frame to frame.
+    """
+    turn = orientation(frame)
+    displayed = displayed_size(frame, pixel_aspect)
+    width, height = (max(round(side_px * size / max(displayed)), 1) for size in displayed)
+    stored = (height, width) if turn.transposed else (width, height)
+    canvas = np.zeros((side_px, side_px, 3), np.uint8)
+    top, left = (side_px - height) // 2, (side_px - width) // 2
+    canvas[top : top + height, left : left + width] = turn.apply(
+        _scaled(frame, stored, "rgb24", reformatter)
+    )
+    return canvas
+
+
+def stretched_grey(
+    frame: VideoFrame, side_px: int, reformatter: VideoReformatter
+) -> UInt8[np.ndarray, "H W"]:
+    """The frame upright in grey, stretched to a square."""
+    return orientation(frame).apply(_scaled(frame, (side_px, side_px), "gray", reformatter))
+
+
+def _scaled(
+    frame: VideoFrame, size: tuple[int, int], pixel_format: str, reformatter: VideoReformatter
+) -> Image:
+    scaled = reformatter.reformat(frame, *size, pixel_format, interpolation=SCALING, threads=1)
+    return scaled.to_ndarray()

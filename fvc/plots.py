@@ -1,0 +1,277 @@
+"""Pictures of the evidence: each function gives a Figure, `save` makes the file.
+
+Colours are Okabe and Ito's, which people with any kind of colour vision tell apart: blue
+is real, orange is fake, black is the model over all folds, grey is chance or a probe.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from sklearn import metrics as reference
+
+from fvc.files import replacing
+from fvc.measures import equal_mass_bins
+from fvc.metrics import Estimate, Outcomes
+
+REAL, FAKE, CHANCE, INK = "#0072B2", "#D55E00", "#767676", "#1a1a1a"
+FOLD_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#B8A800")
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#8c8c8c",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+DPI = 150
+
+PANELS = (
+    ("Loss", ("train/loss", "validation/loss")),
+    ("Validation ROC-AUC", ("validation/roc_auc",)),
+    ("Validation macro-F1", ("validation/macro_f1",)),
+)
+"""The learning curves: titles, and columns of `history.csv`."""
+
+TRAINING: dict[str, Any] = {"linestyle": "--", "linewidth": 1.3}
+VALIDATION: dict[str, Any] = {"linestyle": "-", "linewidth": 1.6, "marker": "o", "markersize": 4}
+
+
+def save(figure: Figure, target: Path) -> None:
+    """Write a PNG, atomically; equal figures give equal bytes."""
+    with replacing(target) as partial, matplotlib.rc_context(STYLE):
+        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def confusion_matrix(counts: Int[np.ndarray, "2 2"], title: str = "Confusion matrix") -> Figure:
+    """Videos by label (rows: real, fake) and by what they were called, with row shares."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    with _canvas(4.8, 4.4) as (figure, (axes,)):
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, label in enumerate(("real", "fake")):
+            for column in range(2):
+                share = float(shares[row, column])
+                text = f"{counts[row, column]}\n{share:.0%} of {label}"
+                colour = "white" if share > 0.7 else INK
+                axes.text(column, row, text, ha="center", va="center", color=colour, size=12)
+        axes.set_xticks([0, 1], ["called real", "called fake"])
+        axes.set_yticks([0, 1], ["real", "fake"])
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        axes.set_title(title)
+    return figure
+
+
+def roc_points(outcomes: Outcomes) -> pl.DataFrame:
+    """The corners of the ROC curve; no rows where there is one class only."""
+    names = ("false_positive_rate", "true_positive_rate")
+    if not _has_both(outcomes):
+        return pl.DataFrame(schema=dict.fromkeys(names, pl.Float64))
+    false_rate, true_rate, _ = reference.roc_curve(outcomes.is_fake, outcomes.probability)
+    return pl.DataFrame(dict(zip(names, (false_rate, true_rate), strict=True)))
+
+
+def pr_points(outcomes: Outcomes) -> pl.DataFrame:
+    """Recall and precision of fakes at every threshold; no rows with one class only."""
+    names = ("recall", "precision")
+    if not _has_both(outcomes):
+        return pl.DataFrame(schema=dict.fromkeys(names, pl.Float64))
+    precision, recall, _ = reference.precision_recall_curve(
+        outcomes.is_fake, outcomes.probability, drop_intermediate=True
+    )
+    return pl.DataFrame(dict(zip(names, (recall, precision), strict=True)))
+
+
+def roc_curve(pooled: Outcomes, folds: Mapping[int, Outcomes]) -> Figure:
+    """True over false positive rate, of all folds (or of one test, without `folds`).
+
+    What has one class only has no curve and is left out.
+    """
+    with _canvas(5.2, 5.0) as (figure, (axes,)):
+        axes.plot([0, 1], [0, 1], color=CHANCE, linestyle=":", label="chance 0.50")
+        for name, look, outcomes in _curves(pooled, folds):
+            points = roc_points(outcomes)
+            area = reference.roc_auc_score(outcomes.is_fake, outcomes.probability)
+            axes.plot(*points.get_columns(), label=f"{name} {area:.2f}", **look)
+        _unit_square(axes, "share of real videos called fake", "share of fakes called fake")
+        axes.set_title("ROC curve")
+        axes.legend(loc="lower right", title="area under the curve", alignment="left")
+    return figure
+
+
+def pr_curve(pooled: Outcomes, folds: Mapping[int, Outcomes]) -> Figure:
+    """Precision over recall of fakes; chance is the share of fakes."""
+    with _canvas(5.2, 5.0) as (figure, (axes,)):
+        share = float(pooled.is_fake.mean())
+        axes.axhline(share, color=CHANCE, linestyle=":", label=f"chance {share:.2f}")
+        for name, look, outcomes in _curves(pooled, folds):
+            points = pr_points(outcomes)
+            area = reference.average_precision_score(outcomes.is_fake, outcomes.probability)
+            axes.step(*points.get_columns(), where="pre", label=f"{name} {area:.2f}", **look)
+        _unit_square(axes, "recall: share of fakes called fake", "precision: fakes among those")
+        axes.set_title("Precision and recall")
+        axes.legend(loc="lower left", title="average precision", alignment="left")
+    return figure
+
+
+def reliability(outcomes: Outcomes, num_bins: int) -> Figure:
+    """Share of fakes over predicted probability, in bins of equal mass sized by their videos."""
+    bins = equal_mass_bins(outcomes.probability, np.ones(len(outcomes.is_fake)), num_bins)
+    numbers, counts = np.unique(bins, return_counts=True)
+    claimed = [outcomes.probability[bins == number].mean() for number in numbers]
+    found = [outcomes.is_fake[bins == number].mean() for number in numbers]
+    with _canvas(5.2, 5.0) as (figure, (axes,)):
+        axes.plot([0, 1], [0, 1], color=CHANCE, linestyle=":", label="perfectly calibrated")
+        for label, colour, side in (("a fake video", FAKE, True), ("a real video", REAL, False)):
+            values = outcomes.probability[outcomes.is_fake == side]
+            height = np.full(len(values), 1.04 if side else -0.04)
+            axes.plot(values, height, "|", color=colour, alpha=0.6, markersize=9, label=label)
+        axes.plot(claimed, found, color=INK, linewidth=1.4)
+        axes.scatter(claimed, found, s=30 + 120 * counts / counts.max(), color=INK, zorder=3)
+        axes.plot([], [], "o", color=INK, label="a bin of videos")
+        _unit_square(axes, "predicted probability of fake", "share that is fake")
+        axes.set_title("Reliability")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
+        axes.set_ylim(-0.08, 1.08)
+    return figure
+
+
+def risk_coverage(outcomes: Outcomes) -> Figure:
+    """Share of wrong answers when only the surest are given, and where the verdicts stand.
+
+    Source:
+        Geifman and El-Yaniv, "Selective classification for deep neural networks",
+        NeurIPS 2017, section 2.
+    """
+    right = outcomes.is_fake == outcomes.called_fake
+    sureness = np.where(outcomes.called_fake, outcomes.probability, 1 - outcomes.probability)
+    order = np.argsort(-sureness, kind="stable")
+    answered = np.arange(1, len(order) + 1)
+    risk = np.cumsum(~right[order]) / answered
+    # Videos of the same sureness are answered together or not at all.
+    ends = np.append(np.diff(sureness[order]) != 0, True)
+    with _canvas(5.2, 4.2) as (figure, (axes,)):
+        axes.plot((answered / len(order))[ends], risk[ends], color=INK, label="by sureness alone")
+        axes.axhline(
+            float((~right).mean()), color=CHANCE, linestyle=":", label="every video answered"
+        )
+        if outcomes.decided.any():
+            place = (outcomes.decided.mean(), (~right[outcomes.decided]).mean())
+            axes.plot(*place, "D", color=FAKE, markersize=9, label="verdicts real and fake")
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, max(0.55, float(risk[ends].max()) + 0.05))
+        axes.set_xlabel("share of videos answered")
+        axes.set_ylabel("share of answers that are wrong")
+        axes.set_title("Risk and coverage")
+        axes.legend(loc="upper left")
+    return figure
+
+
+def learning_curves(histories: Mapping[int, pl.DataFrame]) -> Figure:
+    """Each fold's loss and validation scores over its epochs; columns as in `history.csv`."""
+    with _canvas(10.4, 3.8, panels=len(PANELS)) as (figure, panels):
+        for axes, (title, names) in zip(panels, PANELS, strict=True):
+            for position, (fold, history) in enumerate(sorted(histories.items())):
+                colour = FOLD_COLOURS[position % len(FOLD_COLOURS)]
+                for name in names:
+                    values = history[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+                    look = TRAINING if name.startswith("train/") else VALIDATION
+                    label = f"fold {fold}" if name == names[-1] else None
+                    axes.plot(
+                        history["epoch"].to_numpy(), values, color=colour, label=label, **look
+                    )
+            axes.set_title(title)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        for axes in panels[1:]:
+            axes.set_ylim(-0.03, 1.03)
+            axes.axhline(0.5, color=CHANCE, linestyle=":", zorder=1)
+        handles, labels = panels[0].get_legend_handles_labels()
+        for label, look in (("training", TRAINING), ("validation", VALIDATION)):
+            handles.append(Line2D([], [], color=INK, **look))
+            labels.append(label)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def forest(rows: Sequence[tuple[str, Estimate]], *, title: str, label: str) -> Figure:
+    """Estimates with their intervals, one below the other; the first stands out.
+
+    What has no value keeps its row and says why.
+    """
+    with _canvas(7.2, 1.2 + 0.36 * len(rows)) as (figure, (axes,)):
+        axes.axvline(0.5, color=CHANCE, linestyle=":")
+        for row, (_, found) in enumerate(rows):
+            colour = INK if row == 0 else CHANCE
+            if found.value is None:
+                axes.text(0.02, row, found.reason or "", va="center", color=CHANCE, size=9)
+                continue
+            if found.low is not None and found.high is not None:
+                axes.plot([found.low, found.high], [row, row], color=colour, linewidth=2.6)
+            axes.plot(found.value, row, "o", color=colour, markersize=7)
+            axes.text(1.04, row, f"{found.value:.2f}", va="center", color=INK, size=10)
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(-0.02, 1.02)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(label)
+        axes.set_title(title)
+    return figure
+
+
+@contextmanager
+def _canvas(
+    width_in: float, height_in: float, *, panels: int = 1
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        yield figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def _curves(
+    pooled: Outcomes, folds: Mapping[int, Outcomes]
+) -> Iterator[tuple[str, dict[str, Any], Outcomes]]:
+    for position, (fold, outcomes) in enumerate(sorted(folds.items())):
+        colour = FOLD_COLOURS[position % len(FOLD_COLOURS)]
+        if _has_both(outcomes):
+            yield f"fold {fold}", {"color": colour, "linewidth": 1.2}, outcomes
+    if _has_both(pooled):
+        name = "all folds" if folds else "test"
+        yield name, {"color": INK, "linewidth": 2.6}, pooled
+
+
+def _has_both(outcomes: Outcomes) -> bool:
+    return bool(outcomes.is_fake.any() and not outcomes.is_fake.all())
+
+
+def _unit_square(axes: Axes, x_label: str, y_label: str) -> None:
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)

@@ -1,0 +1,110 @@
+"""On which device and in which number format a network is trained, and a remedy bfloat16 needs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# With neither, oneDNN converts to float32 and back, which is slower than float32 alone.
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """A device, and the format in which convolutions and products are computed on it."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """float32 where nothing is mixed; else bfloat16 or float16, under autocast."""
+
+    @property
+    def name(self) -> str:
+        """For logs: `cpu bfloat16`."""
+        return f"{self.device.type} {str(self.dtype).removeprefix('torch.')}"
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Channels last on a GPU, where it pays; on a CPU it gains nothing."""
+        on_gpu = self.device.type == "cuda"
+        return torch.channels_last_3d if on_gpu else torch.contiguous_format
+
+    def autocast(self) -> torch.autocast:
+        """The context for a forward pass; gradients are computed outside it."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """A loss scaler; it does nothing but for float16, whose exponents are short."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+
+def choose_precision(mixed: bool) -> Precision:
+    """Take the GPU where there is one, and bfloat16 where the hardware computes in it.
+
+    Args:
+        mixed: Whether a format below float32 may be used at all. A GPU without
+            bfloat16 then uses float16, a CPU without it float32.
+    """
+    if not torch.cuda.is_available():
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name, False) for name in CPU_BFLOAT16)
+        return Precision(torch.device("cpu"), torch.bfloat16 if mixed and native else torch.float32)
+    if not mixed:
+        return Precision(torch.device("cuda"), torch.float32)
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Precision(torch.device("cuda"), torch.bfloat16 if native else torch.float16)
+
+
+class DepthPaddedConv3d(nn.Conv3d):
+    """A Conv3d that adds its zero frames itself where bfloat16 on a CPU cannot.
+
+    oneDNN returns wrong weight gradients (NaN, infinite, or off by their own
+    size), and writes past its buffers, for a bfloat16 convolution in which
+    every output frame needs padding: 3x3x3 or 3x1x1 over a depth of 2, 5x1x1
+    over 2 to 4. Nothing is raised. Seen with AVX512-BF16 on torch 2.13 and
+    2.15. A depth that yields a single output frame is computed rightly, so the
+    cheaper way is kept there. Forward passes and other formats are right.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not (_is_cpu_bfloat16(input) and self._pads_every_frame(input.shape[2])):
+            return super()._conv_forward(input, weight, bias)
+        depth, height, width = (int(side) for side in self.padding)
+        padded = functional.pad(input, (0, 0, 0, 0, depth, depth))
+        padding = (0, height, width)
+        return functional.conv3d(
+            padded, weight, bias, self.stride, padding, self.dilation, self.groups
+        )
+
+    def _pads_every_frame(self, frames: int) -> bool:
+        if isinstance(self.padding, str) or self.padding_mode != "zeros" or not self.padding[0]:
+            return False
+        span = self.dilation[0] * (self.kernel_size[0] - 1) + 1
+        single_output = frames + 2 * self.padding[0] - span < self.stride[0]
+        return frames < span and not single_output
+
+
+def _is_cpu_bfloat16(values: Tensor) -> bool:
+    if values.device.type != "cpu":
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return values.dtype == torch.bfloat16
+
+
+def make_bf16_safe(network: nn.Module) -> None:
+    """Make every Conv3d in `network` a `DepthPaddedConv3d`, in place.
+
+    Weights, their names and all results but the wrong ones stay as they are.
+    A layer with a forward pass of its own is left alone. Changing the class of
+    a module is how torch.nn.utils.parametrize works, too.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d) and _convolves_plainly(type(module)):
+            module.__class__ = DepthPaddedConv3d
+
+
+def _convolves_plainly(kind: type[nn.Conv3d]) -> bool:
+    plain = nn.Conv3d
+    return kind.forward is plain.forward and kind._conv_forward is plain._conv_forward

@@ -1,0 +1,197 @@
+"""What can be had without looking at a single pixel: the scores that a model has to beat.
+
+Every probe is fitted on a fold's training videos and scores that fold's test videos, so
+each video is scored once by a probe that never saw its group. Both classes weigh the same
+in training: otherwise a fold with more fakes in its test has fewer to learn from and
+scores lower, and scores pooled over folds rank worse than chance.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float
+from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
+
+from fvc.config import EvaluateConfig
+from fvc.metrics import Estimate, Outcomes, estimate
+from fvc.seeding import generator_for, seed_for
+
+CHANCE = 0.5
+
+MEASURED = ("width", "height", "fps", "bitrate_bps", "duration_s", "size_bytes")
+"""Columns of the index that the container probe takes as numbers."""
+
+MIN_LEAF = 5
+"""Training videos in a leaf of the container probe's trees; scikit-learn's 20 would leave
+a corpus of 30 videos without a single split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """How far one shortcut goes, per video."""
+
+    roc_auc: Estimate
+    accuracy: Estimate
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {"roc_auc": self.roc_auc.as_dict(), "accuracy": self.accuracy.as_dict()}
+
+
+def probe_all(
+    videos: pl.DataFrame,
+    training: Mapping[int, Collection[str]],
+    *,
+    config: EvaluateConfig,
+    seed: int,
+) -> dict[str, Probe]:
+    """Run every probe on the folds of the model.
+
+    Args:
+        videos: Columns of the index, `group`, `is_fake` (Boolean) and `fold`, the one
+            that tests the video; one row per video.
+        training: The ids of each fold's training videos, which are rows of `videos`.
+        config: How intervals are drawn.
+        seed: The seed of params.yaml. All probes and models that are measured with
+            `generator_for(seed, "bootstrap")` see the same resamples.
+
+    Raises:
+        ValueError: A fold has no training video.
+    """
+    pooled: dict[str, Float[np.ndarray, V]] = {}
+    for fold, ids in sorted(training.items()):
+        tests = (videos["fold"] == fold).to_numpy()
+        train = videos.filter(pl.col("video_id").is_in(list(ids)))
+        for name, scores in score_probes(train, videos.filter(tests), seed).items():
+            pooled.setdefault(name, np.full(videos.height, CHANCE))[tests] = scores
+    return {name: _measured(name, scores, videos, config, seed) for name, scores in pooled.items()}
+
+
+def score_probes(
+    train: pl.DataFrame, test: pl.DataFrame, seed: int
+) -> dict[str, Float[np.ndarray, "V"]]:
+    """Fit every probe on `train` and score `test`: from 0, surely real, to 1, surely fake.
+
+    Raises:
+        ValueError: There is nothing to fit on.
+    """
+    if train.is_empty():
+        raise ValueError("a fold has no training video")
+    is_fake = train["is_fake"].to_numpy()
+    order = generator_for(seed, "label shuffle").permutation(len(is_fake))
+    return {
+        "majority": np.full(test.height, float(is_fake.mean() >= CHANCE)),
+        "platform": score_platform(train, test),
+        "container": score_container(train, is_fake, test, seed),
+        "cascade": score_cascade(train, test),
+        "shuffle": score_container(train, is_fake[order], test, seed),
+    }
+
+
+def score_platform(train: pl.DataFrame, test: pl.DataFrame) -> Float[np.ndarray, "V"]:
+    """How much of a platform is fake in training, with both classes weighing the same.
+
+    Half a video of each class is added to every platform, so that two videos of one
+    class prove little.
+    """
+    rates = train.group_by("platform").agg(
+        fakes=pl.col("is_fake").sum() + 0.5, reals=(~pl.col("is_fake")).sum() + 0.5
+    )
+    shares = rates.with_columns(
+        pl.col("fakes") / pl.col("fakes").sum(), pl.col("reals") / pl.col("reals").sum()
+    ).select("platform", score=pl.col("fakes") / (pl.col("fakes") + pl.col("reals")))
+    return _looked_up(test.select("platform"), shares, "platform")
+
+
+def score_container(
+    train: pl.DataFrame, is_fake: Bool[np.ndarray, "N"], test: pl.DataFrame, seed: int
+) -> Float[np.ndarray, "V"]:
+    """Gradient-boosted trees on what the file's header says: geometry, rate, size, codec."""
+    features = container_features(pl.concat([train, test]))
+    known = ~np.isnan(features[: train.height]).all(axis=0)
+    if is_fake.all() or not is_fake.any() or not known.any():
+        return np.full(test.height, CHANCE)
+    model = HistGradientBoostingClassifier(
+        min_samples_leaf=MIN_LEAF,
+        class_weight="balanced",
+        early_stopping=False,
+        random_state=seed_for(seed, "container") % 2**32,
+    )
+    # Threads that wait for each other on busy cores take ten times as long as one alone.
+    with threadpool_limits(1):
+        model.fit(features[: train.height, known], is_fake)
+        return model.predict_proba(features[train.height :, known])[:, 1]
+
+
+def score_cascade(train: pl.DataFrame, test: pl.DataFrame) -> Float[np.ndarray, "V"]:
+    """The label that a video's cascade had in training, by the annotations' own ids.
+
+    Chance for a cascade not seen there; anything else means that folds share cascades.
+    """
+    seen = train.select(pl.col("cascade_ids").alias("cascade"), "is_fake")
+    labels = seen.explode("cascade").drop_nulls().group_by("cascade")
+    shares = labels.agg(score=pl.col("is_fake").cast(pl.Float64).mean())
+    asked = test.select(row=pl.int_range(pl.len()), cascade="cascade_ids").explode("cascade")
+    found = asked.join(shares, on="cascade").group_by("row").agg(pl.col("score").mean())
+    return _looked_up(test.select(row=pl.int_range(pl.len())), found, "row")
+
+
+def container_features(videos: pl.DataFrame) -> Float[np.ndarray, "V F"]:
+    """What is known of a file without decoding it; NaN where it is not known."""
+    kinds = {
+        "codec": videos["codec"].to_list(),
+        "container": [PurePosixPath(path).suffix for path in videos["path"].to_list()],
+    }
+    columns = [videos[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in MEASURED]
+    for values in kinds.values():
+        for kind in sorted({value for value in values if value}):
+            columns.append(np.array([float(value == kind) for value in values]))
+    return np.stack(columns, axis=1)
+
+
+def best_probe(probes: Mapping[str, Probe]) -> str | None:
+    """The probe with the highest ROC-AUC; None where no probe has one."""
+    known = {name: probe.roc_auc.value for name, probe in probes.items()}
+    ranked = [(value, name) for name, value in known.items() if value is not None]
+    return max(ranked)[1] if ranked else None
+
+
+def beats_probes(roc_auc: Estimate, probes: Mapping[str, Probe]) -> bool:
+    """Whether the model's interval lies above what every probe reached.
+
+    What is not known beats nothing.
+    """
+    best = best_probe(probes)
+    if best is None or roc_auc.low is None:
+        return False
+    value = probes[best].roc_auc.value
+    return value is not None and roc_auc.low > value
+
+
+def _measured(
+    name: str,
+    scores: Float[np.ndarray, "V"],
+    videos: pl.DataFrame,
+    config: EvaluateConfig,
+    seed: int,
+) -> Probe:
+    outcomes = Outcomes(
+        is_fake=videos["is_fake"].to_numpy(),
+        # One class for all ranks nothing, even where folds disagree which one it is.
+        probability=np.full_like(scores, CHANCE) if name == "majority" else scores,
+        called_fake=scores >= CHANCE,
+        decided=np.ones(len(scores), dtype=bool),
+        groups=videos["group"].to_numpy(),
+    )
+    generator = generator_for(seed, "bootstrap")
+    estimates = estimate(outcomes, per_group=False, config=config, generator=generator)
+    return Probe(roc_auc=estimates["roc_auc"], accuracy=estimates["accuracy"])
+
+
+def _looked_up(asked: pl.DataFrame, scores: pl.DataFrame, key: str) -> Float[np.ndarray, "V"]:
+    joined = asked.join(scores, on=key, how="left", nulls_equal=True, maintain_order="left")
+    return joined["score"].fill_null(CHANCE).to_numpy().astype(np.float64)

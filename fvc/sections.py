@@ -1,0 +1,266 @@
+"""What the report says: from estimates, probes and slices to sections of text and tables."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from fvc.metrics import Estimate
+from fvc.probes import Probe, beats_probes, best_probe
+from fvc.report import Grid, Headline, Picture, Section
+from fvc.slices import Slice
+
+NAMES = {
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "eer": "equal error rate",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
+    "precision_real": "precision, real",
+    "recall_real": "recall, real",
+    "f1_real": "F1, real",
+    "precision_fake": "precision, fake",
+    "recall_fake": "recall, fake",
+    "f1_fake": "F1, fake",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "coverage": "videos with a verdict",
+    "decided_accuracy": "accuracy of these verdicts",
+}
+"""The measures as a reader sees them, in the order of the tables."""
+
+PROBES = {
+    "container": "container and geometry",
+    "platform": "platform only",
+    "majority": "majority",
+    "cascade": "cascade lookup",
+    "shuffle": "label shuffle",
+}
+
+PROPERTIES = {
+    "platform": "Platform",
+    "subset": "Subset",
+    "resolution": "Shorter side as displayed",
+    "duration": "Duration",
+    "codec": "Codec",
+    "cascade_size": "Videos in the cascade",
+}
+
+LIMITS = (
+    "Many fakes are authentic footage with a false claim; pixels cannot see that. A verdict "
+    "of real says that no trace of manipulation was found, not that the claim is true.",
+    "What is new since training, a camera, a codec, a way to make fakes, may be judged with "
+    "confidence and wrongly. The slices show where there was little to learn from.",
+    "Every number here is of videos whose near-duplicates the network had not seen. The locked "
+    "test is not in this report: it is scored once, when a model is registered.",
+)
+
+
+def headline_of(
+    video: Mapping[str, Estimate],
+    cascade: Mapping[str, Estimate],
+    probes: Mapping[str, Probe],
+    num_leaks: int,
+) -> Headline:
+    """The verdict on the model, per video and weighted per cascade."""
+    beaten = beats_probes(video["roc_auc"], probes)
+    best = best_probe(probes)
+    statement = "The model beats everything that needs no pixels."
+    if not beaten:
+        statement = "The model is not shown to beat what needs no pixels."
+    strongest = "none could be measured"
+    if best is not None:
+        strongest = f"{PROBES[best]}, ROC-AUC {_value(probes[best].roc_auc.value)}"
+    coverage, decided = video["coverage"], video["decided_accuracy"]
+    return Headline(
+        beats_probes=beaten,
+        statement=statement,
+        numbers=[
+            (f"{NAMES[name]} per {unit}", _value(found[name].value), _interval(found[name]))
+            for name in ("roc_auc", "macro_f1")
+            for unit, found in (("video", video), ("cascade", cascade))
+        ],
+        facts=[
+            (
+                "Does its interval lie above the best probe?",
+                f"{'Yes' if beaten else 'No'}; the best probe is {strongest}",
+            ),
+            (
+                "Is any cascade in two parts of the split?",
+                f"{'No' if num_leaks == 0 else 'Yes'}; the audit found {num_leaks} leaks",
+            ),
+            (
+                "How many videos get a verdict?",
+                f"{_percent(coverage.value)}; the others are uncertain",
+            ),
+            ("How many of these verdicts are right?", _percent(decided.value)),
+        ],
+    )
+
+
+def data_section(
+    places: pl.DataFrame, rejected: pl.DataFrame, locked: Mapping[str, int]
+) -> Section:
+    """What there was to learn from.
+
+    Args:
+        places: Rows of FOLDS outside the locked test.
+        rejected: The REJECTED table.
+        locked: Groups, real and fake videos of the locked test, as split counted them.
+    """
+    num_fake, num_groups = places.filter(label="fake").height, places["group"].n_unique()
+    num_locked = locked["real"] + locked["fake"]
+    parts = {
+        "cross-validation": (places.height, num_groups, places.height - num_fake, num_fake),
+        "locked test, not read here": (
+            num_locked,
+            locked["groups"],
+            locked["real"],
+            locked["fake"],
+        ),
+    }
+    rows = [(name, *map(str, numbers)) for name, numbers in parts.items()]
+    header = ("", "videos", "cascades", "real", "fake")
+    grids = [Grid(caption="Usable videos", header=header, rows=rows)]
+    reasons = Counter(rejected["reason"].to_list())
+    if reasons:
+        ordered = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
+        counts = [(reason.replace("_", " "), str(reasons[reason])) for reason in ordered]
+        counts.append(("total", str(rejected.height)))
+        caption = "Rejected files and annotations"
+        grids.append(Grid(caption=caption, header=("reason", "count"), rows=counts))
+    text = "A cascade is a group of near-duplicates. It is never divided between parts."
+    return Section(title="Data", text=[text], grids=grids)
+
+
+def measures_section(
+    video: Mapping[str, Estimate], cascade: Mapping[str, Estimate], confidence: float
+) -> Section:
+    """Every measure, both ways of counting."""
+    rows = [
+        (label, _with_interval(video[name]), _with_interval(cascade[name]))
+        for name, label in NAMES.items()
+    ]
+    text = (
+        "Each video is scored by the one network that trained on none of its cascade. In brackets "
+        f"the {confidence:.0%} interval of a bootstrap over cascades. Temperature, threshold and "
+        "abstention band of each fold come from its validation videos."
+    )
+    header = ("measure", "per video", "per cascade")
+    return Section(
+        title="All measures", text=[text], grids=[Grid(caption="", header=header, rows=rows)]
+    )
+
+
+def folds_section(
+    measured: Mapping[int, Mapping[str, float | None]],
+    calibrations: Mapping[int, Mapping[str, float]],
+    pictures: Sequence[Picture],
+) -> Section:
+    """Each fold's measures with mean and standard deviation, and its calibration's fields."""
+    rows = []
+    for name, label in NAMES.items():
+        values = [found[name] for found in measured.values()]
+        mean, deviation = spread(values)
+        cells = (*values, mean, deviation)
+        rows.append((label, *map(_value, cells)))
+    header = ("measure", *(f"fold {fold}" for fold in measured), "mean", "deviation")
+    learned = Grid(
+        caption="Learned from the validation videos of each fold",
+        header=("", "temperature", "real below", "threshold", "fake above", "real", "fake"),
+        rows=[
+            (
+                f"fold {fold}",
+                f"{found['temperature']:.2f}",
+                _value(found["abstain_low"]),
+                _value(found["threshold"]),
+                _value(found["abstain_high"]),
+                f"{found['num_real']} videos",
+                f"{found['num_fake']} videos",
+            )
+            for fold, found in calibrations.items()
+        ],
+    )
+    return Section(
+        title="Folds",
+        text=[
+            "How much the result depends on which cascades are tested. Between the two ends of "
+            "its band a fold answers uncertain; with 0 as lower end it never answers real, with "
+            "1 as upper end never fake."
+        ],
+        pictures=pictures,
+        grids=[Grid(caption="", header=header, rows=rows), learned],
+    )
+
+
+def probes_section(
+    probes: Mapping[str, Probe], model: Mapping[str, Estimate], pictures: Sequence[Picture]
+) -> Section:
+    """The model beside what needs no pixels."""
+    rows = [("this model", _with_interval(model["roc_auc"]), _with_interval(model["accuracy"]))]
+    for name, label in PROBES.items():
+        probe = probes[name]
+        rows.append((label, _with_interval(probe.roc_auc), _with_interval(probe.accuracy)))
+    text = (
+        "Probes are fitted on the same folds and see no pixels. The cascade lookup has to be at "
+        "chance, else folds share cascades; the label shuffle shows what chance looks like here."
+    )
+    header = ("", "ROC-AUC", "accuracy")
+    grids = [Grid(caption="", header=header, rows=rows)]
+    return Section(title="Probes", text=[text], pictures=pictures, grids=grids)
+
+
+def slices_section(slices: Sequence[Slice], pictures: Sequence[Picture]) -> Section:
+    """The model on parts of the corpus."""
+    header = ("", "videos", "cascades", "fake", "ROC-AUC", "accuracy")
+    grids = []
+    for by, caption in PROPERTIES.items():
+        rows = [
+            (
+                part.name,
+                str(part.num_videos),
+                str(part.num_groups),
+                str(part.num_fake),
+                _with_interval(part.roc_auc),
+                _with_interval(part.accuracy),
+            )
+            for part in slices
+            if part.by == by
+        ]
+        grids.append(Grid(caption=caption, header=header, rows=rows))
+    text = "Intervals of small slices are wide, and many slices were looked at: expect outliers."
+    return Section(title="Slices", text=[text], pictures=pictures, grids=grids)
+
+
+def limits_section() -> Section:
+    """What no number here can say."""
+    return Section(title="Limits", text=LIMITS)
+
+
+def spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation of what is known; None of too few."""
+    known = [value for value in values if value is not None]
+    mean = float(np.mean(known)) if known else None
+    return mean, float(np.std(known, ddof=1)) if len(known) > 1 else None
+
+
+def _value(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0%}"
+
+
+def _interval(found: Estimate) -> str:
+    if found.low is None or found.high is None:
+        return found.reason or ""
+    return f"{found.low:.3f} to {found.high:.3f}"
+
+
+def _with_interval(found: Estimate) -> str:
+    if found.value is None:
+        return f"unknown: {found.reason}"
+    return f"{found.value:.3f} ({_interval(found)})"

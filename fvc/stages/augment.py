@@ -1,0 +1,75 @@
+"""Make the augmented versions of every training video; what is there already is kept."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fvc.clip_files import read_key, remove_others, save_clips
+from fvc.config import AugmentConfig, Params, load_params
+from fvc.errors import FvcError
+from fvc.files import sha256_of
+from fvc.pool import run_isolated
+from fvc.records import FOLDS
+from fvc.transforms import TRANSFORMS_VERSION, augmented_versions
+
+# Versions take milliseconds, so only a process that hangs meets this.
+TIMEOUT_S = 600.0
+
+
+def training_videos(folds: pl.DataFrame) -> list[str]:
+    """The videos that some fold trains on: all but the locked test."""
+    return folds.filter(pl.col("part") == "fold")["video_id"].sort().to_list()
+
+
+def versions_key(clips_key: str, video_id: str, config: AugmentConfig, seed: int) -> str:
+    """What the pixels of one video's versions depend on, as one text."""
+    parts = [clips_key, video_id, asdict(config), seed, TRANSFORMS_VERSION]
+    return sha256_of(parts)
+
+
+def run(params: Params, *, clips: Path, folds: Path, augmented: Path) -> None:
+    """Augment the videos whose versions are missing or of something else, and remove stale ones.
+
+    Raises:
+        FvcError: Clips are missing, or a video could not be augmented.
+    """
+    config = params.augment
+    videos = training_videos(FOLDS.read(folds)) if config.versions else []
+    keys = {}
+    for video_id in videos:
+        source = clips / f"{video_id}.pt"
+        stored = read_key(source)
+        if stored is None:
+            raise FvcError(source, "is missing or damaged", "Run 'dvc repro clips'")
+        keys[video_id] = versions_key(stored, video_id, config, params.seed)
+    remove_others(augmented, keys)
+    sources = [
+        clips / f"{video_id}.pt"
+        for video_id in videos
+        if read_key(augmented / f"{video_id}.pt") != keys[video_id]
+    ]
+    make = partial(augmented_versions, config=config, seed=params.seed)
+    for source, outcome in run_isolated(
+        make, sources, timeout_s=TIMEOUT_S, description="augment videos"
+    ):
+        if isinstance(outcome, FvcError):
+            raise outcome
+        if not isinstance(outcome, np.ndarray):
+            raise FvcError(source, str(outcome), "Run 'dvc repro augment' again")
+        save_clips(augmented / source.name, outcome, keys[source.stem])
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the stage from the command line."""
+    parser = ArgumentParser(prog="fvc augment", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--clips", type=Path, required=True, help="read: a tensor per video")
+    parser.add_argument("--folds", type=Path, required=True, help="read: one row per video")
+    parser.add_argument("--augmented", type=Path, required=True, help="written: versions per video")
+    args = parser.parse_args(argv)
+    run(load_params(args.params), clips=args.clips, folds=args.folds, augmented=args.augmented)

@@ -1,0 +1,346 @@
+"""Weigh the evidence: calibrate each fold, score each video once, compare with the probes."""
+
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from fvc import plots, report, sections, tracking
+from fvc.calibration import Calibration, calibrate, judge
+from fvc.config import EvaluateConfig, Params, load_params
+from fvc.errors import FvcError
+from fvc.files import read_json, replacing, sha256_of_file, write_json
+from fvc.fold_outputs import Fold, final_results, read_fold, read_history
+from fvc.metrics import DECIMALS, Estimate, Outcomes, confusion_matrix, estimate, measure, merge
+from fvc.networks import WEIGHTS
+from fvc.probes import Probe, beats_probes, best_probe, probe_all
+from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
+from fvc.seeding import generator_for
+from fvc.slices import Slice, slice_all
+
+CAPTIONS: Mapping[str, str] = {
+    "confusion_matrix": "Every video once, at the threshold of its fold.",
+    "roc": "How many fakes are found for how many false alarms.",
+    "pr": "How many alarms are fakes, for how many fakes found.",
+    "reliability": "Whether a probability of 0.8 means 80% fakes.",
+    "risk_coverage": "How the errors fall when the model may answer uncertain.",
+    "learning_curves": "Each fold over its epochs; the best one by validation is kept.",
+    "probes": "The model against what needs no pixels.",
+    "slices": "The model on parts of the corpus.",
+}
+"""Every picture, with what the report says below it."""
+
+CURVES = ("confusion_matrix", "roc", "pr", "reliability", "risk_coverage")
+WIDE = ("learning_curves",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """All that is known of the networks of one cross-validation."""
+
+    calibrations: Mapping[int, Calibration]
+    tested: Mapping[int, Outcomes]
+    """Of each fold's test videos."""
+    pooled: Outcomes
+    """Of all of them, fold by fold."""
+    video: Mapping[str, Estimate]
+    cascade: Mapping[str, Estimate]
+    measured: Mapping[int, Mapping[str, float | None]]
+    """Every measure of each fold."""
+    probes: Mapping[str, Probe]
+    slices: Sequence[Slice]
+
+
+def weigh(
+    folds: Mapping[int, Fold], index: pl.DataFrame, config: EvaluateConfig, seed: int
+) -> Evidence:
+    """Calibrate each fold on its validation videos and measure it on its test videos."""
+    calibrations, tested = {}, {}
+    for number, fold in folds.items():
+        chosen, test = fold.part("validation"), fold.part("test")
+        calibrations[number] = calibrate(
+            chosen["logit"].to_numpy(), chosen["is_fake"].to_numpy(), config.target_error_rate
+        )
+        tested[number] = judge(
+            calibrations[number],
+            test["logit"].to_numpy(),
+            is_fake=test["is_fake"].to_numpy(),
+            groups=test["group"].to_numpy(),
+        )
+    pooled = merge(list(tested.values()))
+    videos = described(folds, index)
+    training = {number: fold.part("train")["video_id"].to_list() for number, fold in folds.items()}
+    # The same resamples for both, and for the probes.
+    video, cascade = (
+        estimate(pooled, per_group=each, config=config, generator=generator_for(seed, "bootstrap"))
+        for each in (False, True)
+    )
+    return Evidence(
+        calibrations=calibrations,
+        tested=tested,
+        pooled=pooled,
+        video=video,
+        cascade=cascade,
+        measured={number: measure(found, config.ece_bins) for number, found in tested.items()},
+        probes=probe_all(videos, training, config=config, seed=seed),
+        slices=slice_all(videos, pooled, config=config, seed=seed),
+    )
+
+
+def described(folds: Mapping[int, Fold], index: pl.DataFrame) -> pl.DataFrame:
+    """The test videos of all folds with what the index says of them, in the pooled order."""
+    tested = pl.concat([fold.part("test") for fold in folds.values()])
+    own = tested.select("video_id", "fold", "group", "is_fake")
+    return own.join(index.drop("group"), on="video_id", how="left", maintain_order="left")
+
+
+def out_of_fold(folds: Mapping[int, Fold], evidence: Evidence) -> pl.DataFrame:
+    """The OUT_OF_FOLD table."""
+    tested = pl.concat([fold.part("test") for fold in folds.values()])
+    pooled = evidence.pooled
+    called = pl.when(pl.Series(pooled.called_fake)).then(pl.lit("fake")).otherwise(pl.lit("real"))
+    decided = pl.when(pl.Series(pooled.decided))
+    return tested.select(
+        "video_id",
+        "fold",
+        "group",
+        "label",
+        probability_fake=pl.Series(pooled.probability),
+        called=called,
+        verdict=decided.then(called).otherwise(pl.lit("uncertain")),
+    )
+
+
+def metrics_of(evidence: Evidence, num_leaks: int) -> dict[str, Any]:
+    """What `dvc metrics show` shows: numbers at the leaves, and reasons for those unknown."""
+    best = best_probe(evidence.probes)
+    best_estimate = None if best is None else evidence.probes[best].roc_auc.as_dict()["value"]
+    return {
+        "video": {name: found.as_dict() for name, found in evidence.video.items()},
+        "cascade": {name: found.as_dict() for name, found in evidence.cascade.items()},
+        "folds": {name: _per_fold(name, evidence.measured) for name in evidence.video},
+        "probes": {name: probe.as_dict() for name, probe in evidence.probes.items()},
+        "best_probe": best,
+        "best_probe_roc_auc": best_estimate,
+        "leaks": num_leaks,
+        "beats_probes": beats_probes(evidence.video["roc_auc"], evidence.probes),
+        "counts": _counts(evidence.pooled),
+    }
+
+
+def _per_fold(
+    name: str, measured: Mapping[int, Mapping[str, float | None]]
+) -> dict[str, float | None]:
+    values = {str(fold): found[name] for fold, found in measured.items()}
+    mean, deviation = sections.spread(list(values.values()))
+    return {
+        label: None if value is None else round(value, DECIMALS)
+        for label, value in {**values, "mean": mean, "std": deviation}.items()
+    }
+
+
+def _counts(pooled: Outcomes) -> dict[str, int]:
+    matrix = confusion_matrix(pooled).tolist()
+    return {
+        "videos": len(pooled.is_fake),
+        "groups": len(set(pooled.groups.tolist())),
+        "uncertain": int((~pooled.decided).sum()),
+        "real_called_real": matrix[0][0],
+        "real_called_fake": matrix[0][1],
+        "fake_called_real": matrix[1][0],
+        "fake_called_fake": matrix[1][1],
+    }
+
+
+def figures_of(
+    evidence: Evidence, folds: Mapping[int, Fold], config: EvaluateConfig
+) -> dict[str, Figure]:
+    """Every picture by its file name without ending."""
+    histories = {number: fold.history for number, fold in folds.items()}
+    probes = [(label, evidence.probes[name].roc_auc) for name, label in sections.PROBES.items()]
+    interval = f"ROC-AUC with {config.confidence:.0%} interval"
+    return {
+        "confusion_matrix": plots.confusion_matrix(confusion_matrix(evidence.pooled)),
+        "roc": plots.roc_curve(evidence.pooled, evidence.tested),
+        "pr": plots.pr_curve(evidence.pooled, evidence.tested),
+        "reliability": plots.reliability(evidence.pooled, config.ece_bins),
+        "risk_coverage": plots.risk_coverage(evidence.pooled),
+        "learning_curves": plots.learning_curves(histories),
+        "probes": plots.forest(
+            [("this model", evidence.video["roc_auc"]), *probes],
+            title="The model and the probes",
+            label=interval,
+        ),
+        "slices": plots.forest(
+            [("all videos", evidence.video["roc_auc"])]
+            + [
+                (f"{part.by.replace('_', ' ')}: {part.name}", part.roc_auc)
+                for part in evidence.slices
+            ],
+            title="The model by slice",
+            label=interval,
+        ),
+    }
+
+
+def page_of(
+    evidence: Evidence,
+    pictures: Mapping[str, report.Picture],
+    data: report.Section,
+    *,
+    confidence: float,
+    num_leaks: int,
+) -> str:
+    """The report."""
+    video, cascade, probes = evidence.video, evidence.cascade, evidence.probes
+    learned = {fold: found.as_dict() for fold, found in evidence.calibrations.items()}
+    curves = [pictures[name] for name in CURVES]
+    return report.render(
+        sections.headline_of(video, cascade, probes, num_leaks),
+        [
+            data,
+            sections.measures_section(video, cascade, confidence),
+            report.Section(title="Curves", pictures=curves),
+            sections.folds_section(evidence.measured, learned, [pictures["learning_curves"]]),
+            sections.slices_section(evidence.slices, [pictures["slices"]]),
+            sections.probes_section(probes, video, [pictures["probes"]]),
+            sections.limits_section(),
+        ],
+    )
+
+
+def write_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, report.Picture]:
+    """Save every picture, and hand it to the report."""
+    pictures = {}
+    for name, figure in figures.items():
+        target = folder / f"{name}.png"
+        plots.save(figure, target)
+        pictures[name] = report.Picture(
+            png=target.read_bytes(), caption=CAPTIONS[name], wide=name in WIDE
+        )
+    return pictures
+
+
+def run(
+    params: Params,
+    *,
+    models: Path,
+    index: Path,
+    rejected: Path,
+    clips_summary: Path,
+    folds: Path,
+    split: Path,
+    evaluation: Path,
+) -> None:
+    """Read the folds' predictions, weigh them, write numbers, curves and the report.
+
+    The cross-validation's run gets all of it, and ends.
+
+    Raises:
+        FvcError: An input is missing or does not belong to the others.
+    """
+    places = FOLDS.read(folds).filter(part="fold").sort("video_id")
+    videos, divided = INDEX.read(index), read_json(split, "split")
+    if not set(places["video_id"]) <= set(videos["video_id"]):
+        raise FvcError(folds, "names videos that are not in the index", "Run 'dvc repro split'")
+    trained = {number: read_fold(models, number, places) for number in params.split.folds}
+    evidence = weigh(trained, videos, params.evaluate, params.seed)
+    num_leaks = divided["audit"]["leaks"]
+    write_numbers(evidence, trained, num_leaks, evaluation)
+    page = page_of(
+        evidence,
+        write_figures(figures_of(evidence, trained, params.evaluate), evaluation),
+        sections.data_section(places, REJECTED.read(rejected), divided["locked"]),
+        confidence=params.evaluate.confidence,
+        num_leaks=num_leaks,
+    )
+    with replacing(evaluation / "report.html") as partial:
+        partial.write_text(page, encoding="utf-8")
+    track(params, models=models, clips_summary=clips_summary, folds=folds, evaluation=evaluation)
+
+
+def track(
+    params: Params, *, models: Path, clips_summary: Path, folds: Path, evaluation: Path
+) -> None:
+    """Give the cross-validation's run the evidence, and the runs of the folds that it lacks."""
+    identity = tracking.Identity(
+        params=params,
+        data_sha256=read_json(clips_summary, "clips")["data_sha256"],
+        folds_sha256=sha256_of_file(folds),
+    )
+    outputs = []
+    for number in params.split.folds:
+        folder = models / str(number)
+        predictions = PREDICTIONS.read(folder / "predictions.parquet")
+        history = read_history(folder / "history.csv", "Run 'dvc repro'").to_dicts()
+        outputs.append(
+            tracking.FoldOutputs(
+                fold=number,
+                weights_sha256=sha256_of_file(folder / WEIGHTS),
+                history=[{k: v for k, v in row.items() if v is not None} for row in history],
+                results=final_results(predictions),
+                files=sorted(folder.iterdir()),
+            )
+        )
+    metrics = read_json(evaluation / "metrics.json", "evaluate")
+    tracking.complete_cross_validation(identity, outputs, tracked_metrics(metrics), evaluation)
+
+
+def tracked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What the cross-validation's run shows: the folds' names for the pooled values."""
+    values: dict[str, float | None] = {}
+    for name, found in metrics["video"].items():
+        values[f"test/{name}"] = found["value"]
+        values[f"test/{name}_low"], values[f"test/{name}_high"] = found["low"], found["high"]
+        values[f"test_by_cascade/{name}"] = metrics["cascade"][name]["value"]
+        values[f"test_over_folds/{name}_mean"] = metrics["folds"][name]["mean"]
+        values[f"test_over_folds/{name}_std"] = metrics["folds"][name]["std"]
+    for name, probe in metrics["probes"].items():
+        values[f"probes/{name}_roc_auc"] = probe["roc_auc"]["value"]
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def write_numbers(
+    evidence: Evidence, trained: Mapping[int, Fold], num_leaks: int, folder: Path
+) -> None:
+    """Write everything but pictures and the report."""
+    calibrations = {str(fold): found.as_dict() for fold, found in evidence.calibrations.items()}
+    write_json(folder / "metrics.json", metrics_of(evidence, num_leaks))
+    write_json(folder / "slices.json", [part.as_dict() for part in evidence.slices])
+    write_json(folder / "calibration.json", calibrations)
+    OUT_OF_FOLD.write(folder / "out_of_fold.csv", out_of_fold(trained, evidence))
+    write_csv(folder / "roc.csv", plots.roc_points(evidence.pooled))
+    write_csv(folder / "pr.csv", plots.pr_points(evidence.pooled))
+
+
+def write_csv(target: Path, points: pl.DataFrame) -> None:
+    """Write the points of a curve, atomically."""
+    with replacing(target) as partial:
+        points.write_csv(partial)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the stage from the command line."""
+    parser = ArgumentParser(prog="fvc evaluate", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--models", type=Path, required=True, help="read: one folder per fold")
+    parser.add_argument("--index", type=Path, required=True, help="read: one row per video")
+    parser.add_argument("--rejected", type=Path, required=True, help="read: unusable videos")
+    parser.add_argument("--clips-summary", type=Path, required=True, help="read: what was decoded")
+    parser.add_argument("--folds", type=Path, required=True, help="read: who is tested where")
+    parser.add_argument("--split", type=Path, required=True, help="read: counts and audit")
+    parser.add_argument("--evaluation", type=Path, required=True, help="written: the evidence")
+    parser.add_argument(
+        "--only-track", action="store_true", help="log what was written before, compute nothing"
+    )
+    args = vars(parser.parse_args(argv))
+    params = load_params(args.pop("params"))
+    if args.pop("only_track"):
+        needed = ("models", "clips_summary", "folds", "evaluation")
+        track(params, **{name: args[name] for name in needed})
+    else:
+        run(params, **args)

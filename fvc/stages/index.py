@@ -1,0 +1,276 @@
+"""Describe every video of the corpus: one row in the index, or one among the rejected."""
+
+from argparse import ArgumentParser
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fvc.annotations import (
+    AnnotatedVideo,
+    Annotations,
+    label_problem,
+    locate,
+    platforms_by_id,
+    read_annotations,
+    video_id_of,
+)
+from fvc.config import IndexConfig, Params, load_params
+from fvc.errors import FvcError
+from fvc.files import write_json
+from fvc.fingerprint import near_duplicates
+from fvc.groups import connected, shared
+from fvc.pool import Failure, run_isolated
+from fvc.probing import Findings, examine, keep
+from fvc.records import INDEX, REJECTED
+from fvc.video import REASONS as VIDEO_REASONS
+
+REASONS = (
+    *VIDEO_REASONS,
+    "missing",
+    "not_annotated",
+    "duplicate_file",
+    "conflicting_labels",
+    "excluded_label",
+    "unknown_label",
+    "unparsable_url",
+    "timeout",
+    "crashed",
+)
+"""Every `reason` of rejected.csv. Beside the decoder's: annotated but not on disk, the
+reverse, a second file of one video, the three problems of labels, an annotation that
+names no video, and the two ways in which a worker is lost."""
+
+SUFFIXES = (".mp4", ".mkv", ".webm")
+"""Of two files of one video in one subset, one that ends so is preferred."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A row of rejected.csv."""
+
+    video_id: str | None
+    """None where no video is named, and for the second file of one that has a row already."""
+    path: str | None
+    reason: str
+    """One of `REASONS`."""
+    detail: str
+
+
+def match(
+    paths: Iterable[str], annotations: Annotations
+) -> tuple[dict[str, str], dict[str, str], list[Rejection]]:
+    """Bring files and annotations together.
+
+    Args:
+        paths: Relative to the videos folder.
+        annotations: All of them.
+
+    Returns:
+        The file of each video on disk; of these, the ones worth probing; and
+        what is rejected without a look into any file.
+    """
+    rejections = [Rejection(None, None, "unparsable_url", row) for row in annotations.unparsable]
+    on_disk, rejected_files = choose_files(paths, annotations.videos)
+    rejections += rejected_files
+    usable = {}
+    for video_id in sorted(on_disk.keys() | annotations.videos.keys()):
+        path, video = on_disk.get(video_id), annotations.videos.get(video_id)
+        if video is None:
+            rejections.append(Rejection(video_id, path, "not_annotated", "is in no row"))
+        elif problem := label_problem(video.labels):
+            rejections.append(Rejection(video_id, path, problem, "/".join(sorted(video.labels))))
+        elif path is None:
+            rejections.append(Rejection(video_id, None, "missing", "is in no archive"))
+        else:
+            usable[video_id] = path
+    return on_disk, usable, rejections
+
+
+def choose_files(
+    paths: Iterable[str], videos: Mapping[str, AnnotatedVideo]
+) -> tuple[dict[str, str], list[Rejection]]:
+    """Find the one file of each video; others, and files outside the layout, are rejected."""
+    platforms = platforms_by_id(videos)
+    found = defaultdict(list)
+    rejections = []
+    for path in paths:
+        if located := locate(path, platforms):
+            found[video_id_of(*located)].append(path)
+        else:
+            detail = "is not SUBSET/<platform>/<id>/video.* or SUBSET/<id>/video.*"
+            rejections.append(Rejection(None, path, "not_annotated", detail))
+    for video_id, candidates in found.items():
+        candidates.sort(key=_preference)
+        for other in candidates[1:]:
+            detail = f"is {video_id}, as is {candidates[0]}"
+            rejections.append(Rejection(None, other, "duplicate_file", detail))
+    return {video_id: candidates[0] for video_id, candidates in found.items()}, rejections
+
+
+def _preference(path: str) -> tuple[str, bool, str]:
+    return path.split("/")[0], PurePosixPath(path).suffix not in SUFFIXES, path
+
+
+def probe_all(
+    usable: Mapping[str, str], videos: Path, config: IndexConfig, probes: Path
+) -> tuple[dict[str, Findings], list[Rejection]]:
+    """Examine the files in isolated workers; findings are kept as they come."""
+    video_ids = {videos / path: video_id for video_id, path in usable.items()}
+    function = partial(examine, config=config, probes=probes)
+    findings, rejections = {}, []
+    results = run_isolated(
+        function, list(video_ids), timeout_s=config.timeout_s, description="index"
+    )
+    for file, result in results:
+        video_id = video_ids[file]
+        if isinstance(result, Findings):
+            keep(result, config=config, probes=probes)
+            findings[video_id] = result
+            refusal = refusal_of(result, config)
+        elif isinstance(result, Failure):
+            refusal = (result.reason, result.detail)
+        else:
+            raise result
+        if refusal:
+            rejections.append(Rejection(video_id, usable[video_id], *refusal))
+    accepted = findings.keys() - {rejection.video_id for rejection in rejections}
+    return {video_id: findings[video_id] for video_id in sorted(accepted)}, rejections
+
+
+def refusal_of(findings: Findings, config: IndexConfig) -> tuple[str, str] | None:
+    """Reason and detail, if a file that could be examined cannot be used."""
+    if findings.info is None:
+        return findings.refusal
+    if findings.info.frames < config.min_frames:
+        return "too_short", f"has {findings.info.frames} of at least {config.min_frames} frames"
+    return None
+
+
+def name_groups(
+    findings: Mapping[str, Findings], videos: Mapping[str, AnnotatedVideo], config: IndexConfig
+) -> dict[str, str]:
+    """Map each video to its group, named after the smallest cascade in it.
+
+    Videos that are annotated and cannot be used still tie cascades together.
+    """
+    order = list(findings)
+    pairs = near_duplicates(
+        [findings[video_id].fingerprint for video_id in order],
+        max_distance=config.fingerprint_distance,
+        min_share=config.fingerprint_share,
+    )
+    links = [(video_id, video_id) for video_id in order]
+    links += [(video_id, name) for video_id, video in videos.items() for name in video.cascades]
+    links += shared({video_id: [video.source_id] for video_id, video in videos.items()})
+    links += shared({video_id: [found.sha256] for video_id, found in findings.items()})
+    links += [(order[one], order[other]) for one, other in pairs]
+    names = connected(links)
+    return {video_id: names[video_id] for video_id in order}
+
+
+def index_rows(
+    findings: Mapping[str, Findings],
+    usable: Mapping[str, str],
+    videos: Mapping[str, AnnotatedVideo],
+    groups: Mapping[str, str],
+) -> list[dict[str, object]]:
+    """Put together the rows of the index."""
+    rows: list[dict[str, object]] = []
+    for video_id, found in findings.items():
+        video, path = videos[video_id], usable[video_id]
+        if found.info is None:
+            raise ValueError(f"{video_id} is refused and cannot be in the index")
+        (label,) = video.labels
+        rows.append(
+            {
+                "video_id": video_id,
+                "subset": path.split("/")[0],
+                "platform": video.platform,
+                "source_id": video.source_id,
+                "path": path,
+                "label": label,
+                "raw_label": label,
+                "cascade_ids": sorted(video.cascades),
+                "group": groups[video_id],
+                **asdict(found.info),
+                "size_bytes": found.size_bytes,
+                "sha256": found.sha256,
+                "fingerprint": found.fingerprint,
+            }
+        )
+    return rows
+
+
+def summarise(
+    annotations: Annotations,
+    on_disk: Iterable[str],
+    groups: Mapping[str, str],
+    rejections: Sequence[Rejection],
+) -> dict[str, Any]:
+    """Count what is annotated, on disk and usable by platform and label, and what is not."""
+    availability: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
+    present = set(on_disk)
+    for video_id, video in annotations.videos.items():
+        label = "/".join(sorted(video.labels))
+        empty = {"annotated": 0, "on_disk": 0, "usable": 0}
+        counts = availability[video.platform].setdefault(label, empty)
+        counts["annotated"] += 1
+        counts["on_disk"] += video_id in present
+        counts["usable"] += video_id in groups
+    return {
+        "availability": dict(availability),
+        "groups": len(set(groups.values())),
+        "rejected": dict(Counter(rejection.reason for rejection in rejections)),
+        "videos": len(groups),
+    }
+
+
+def list_files(videos: Path) -> list[str]:
+    """The files under a folder, as sorted relative paths.
+
+    Raises:
+        FvcError: There is no such folder.
+    """
+    if not videos.is_dir():
+        raise FvcError(videos, "is missing", "Run 'dvc repro extract'")
+    files = (path for path in videos.rglob("*") if path.is_file())
+    return sorted(path.relative_to(videos).as_posix() for path in files)
+
+
+def run(
+    params: Params,
+    *,
+    videos: Path,
+    annotations: Path,
+    probes: Path,
+    index: Path,
+    rejected: Path,
+    summary: Path,
+) -> None:
+    """Match, probe, group, and write the two tables and their counts."""
+    annotated = read_annotations(annotations)
+    on_disk, usable, rejections = match(list_files(videos), annotated)
+    findings, refused = probe_all(usable, videos, params.index, probes)
+    rejections += refused
+    groups = name_groups(findings, annotated.videos, params.index)
+    rows = index_rows(findings, usable, annotated.videos, groups)
+    INDEX.write(index, INDEX.frame(rows))
+    REJECTED.write(rejected, REJECTED.frame([asdict(rejection) for rejection in rejections]))
+    write_json(summary, summarise(annotated, on_disk, groups, rejections))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the stage from the command line."""
+    parser = ArgumentParser(prog="fvc index", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--videos", type=Path, required=True, help="read: the unpacked files")
+    parser.add_argument("--annotations", type=Path, required=True, help="read: FVC.csv and more")
+    parser.add_argument("--probes", type=Path, required=True, help="kept: findings per file")
+    parser.add_argument("--index", type=Path, required=True, help="written: one row per video")
+    parser.add_argument("--rejected", type=Path, required=True, help="written: the other videos")
+    parser.add_argument("--summary", type=Path, required=True, help="written: counts")
+    args = vars(parser.parse_args(argv))
+    run(load_params(args.pop("params")), **args)

@@ -1,0 +1,213 @@
+"""Fit one network on one fold, and score the fold's videos with it."""
+
+import json
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from fvc import plots, tracking
+from fvc.config import Params, load_params
+from fvc.dataset import ClipDataset, training_batches, video_clips, videos_of_fold
+from fvc.diagnostics import MEASURED_SERIES, SERIES, EpochRow, validation_series
+from fvc.errors import FvcError
+from fvc.files import read_json, replacing, sha256_of, sha256_of_file
+from fvc.fold_outputs import final_results
+from fvc.loop import FitResult, fit
+from fvc.metrics import Outcomes, confusion_matrix
+from fvc.networks import WEIGHTS, ClipClassifier, build_network, save_network
+from fvc.predict import probability_fake, video_logits
+from fvc.records import FOLDS, PREDICTIONS
+from fvc.seeding import seed_for
+
+Parts = Mapping[str, Mapping[str, int]]
+"""Labels (1 is fake) by video id, for `train`, `validation` and `test`."""
+
+
+def train_fold(
+    params: Params,
+    parts: Parts,
+    *,
+    fold: int,
+    clips: Path,
+    augmented: Path,
+    checkpoints: Path,
+    binding: str,
+    on_epoch: Callable[[Sequence[EpochRow]], None],
+) -> tuple[ClipClassifier, FitResult]:
+    """Fit the network that the parameters describe; it has the best epoch's weights."""
+    torch.manual_seed(seed_for(params.seed, "network", fold))
+    network = build_network(params.model, params.clips)
+    dataset = ClipDataset(parts["train"], clips, augmented if params.augment.versions else None)
+    validation = parts["validation"]
+    order_seed = seed_for(params.seed, "order", fold)
+
+    def validate(current: ClipClassifier) -> dict[str, float]:
+        logits = video_logits(current, video_clips(validation, clips))
+        return validation_series(logits, np.array(list(validation.values())))
+
+    result = fit(
+        network,
+        lambda epoch: training_batches(
+            dataset, params.train.batch_size, seed=order_seed, epoch=epoch
+        ),
+        validate,
+        params.train,
+        seed=order_seed,
+        checkpoints=checkpoints,
+        binding=binding,
+        on_epoch=on_epoch,
+    )
+    return network, result
+
+
+def score_fold(network: ClipClassifier, parts: Parts, *, fold: int, clips: Path) -> pl.DataFrame:
+    """The PREDICTIONS of every video of the fold's three parts."""
+    rows: list[dict[str, object]] = []
+    for part, videos in parts.items():
+        logits = video_logits(network, video_clips(videos, clips))
+        counts = [len(pixels) for pixels in video_clips(videos, clips)]
+        for (video_id, label), logit, num_clips in zip(videos.items(), logits, counts, strict=True):
+            rows.append(
+                {
+                    "video_id": video_id,
+                    "fold": fold,
+                    "part": part,
+                    "label": "fake" if label else "real",
+                    "probability_fake": probability_fake(float(logit)),
+                    "logit": float(logit),
+                    "num_clips": num_clips,
+                }
+            )
+    return PREDICTIONS.frame(rows)
+
+
+def history_frame(history: Sequence[EpochRow]) -> pl.DataFrame:
+    """One row per epoch with every series that is equal in two equal runs."""
+    names = [name for name in SERIES if name not in MEASURED_SERIES]
+    schema = {"epoch": pl.Int64(), **dict.fromkeys(names, pl.Float64())}
+    return pl.DataFrame([{name: row.get(name) for name in schema} for row in history], schema)
+
+
+def write_outputs(
+    model: Path,
+    network: ClipClassifier,
+    params: Params,
+    predictions: pl.DataFrame,
+    history: Sequence[EpochRow],
+) -> None:
+    """Fill the fold's folder."""
+    save_network(network, model, params.model, params.clips)
+    PREDICTIONS.write(model / "predictions.parquet", predictions)
+    with replacing(model / "history.csv") as partial:
+        history_frame(history).write_csv(partial)
+
+
+def track(run: tracking.OpenRun, fold: int, model: Path, result: FitResult, scratch: Path) -> None:
+    """Log what came out of the fold, and what only the run keeps."""
+    predictions = PREDICTIONS.read(model / "predictions.parquet")
+    run.log_results(final_results(predictions))
+    tested = predictions.filter(part="test")
+    outcomes = Outcomes(
+        is_fake=(tested["label"] == "fake").to_numpy(),
+        probability=tested["probability_fake"].to_numpy(),
+        called_fake=(tested["logit"] >= 0).to_numpy(),
+        decided=np.ones(tested.height, bool),
+        groups=tested["video_id"].to_numpy(),
+    )
+    figures = {
+        "confusion_matrix": plots.confusion_matrix(confusion_matrix(outcomes)),
+        "roc_curve": plots.roc_curve(outcomes, {}),
+        "learning_curves": plots.learning_curves({fold: history_frame(result.history)}),
+    }
+    for name, figure in figures.items():
+        plots.save(figure, scratch / f"{name}.png")
+        run.log_file(scratch / f"{name}.png")
+    lines = "".join(json.dumps(row) + "\n" for row in result.history)
+    with replacing(scratch / "metrics.jsonl") as partial:
+        partial.write_text(lines, encoding="utf-8")
+    run.log_file(scratch / "metrics.jsonl")
+    for source in sorted(model.iterdir()):
+        run.log_file(source)
+    run.log_file(result.checkpoint, name="checkpoint.pt")
+    run.set_tag("fvc.weights_sha256", sha256_of_file(model / WEIGHTS))
+    run.set_tag("fvc.best_epoch", str(result.best_epoch))
+    run.set_tag("fvc.precision", result.precision)
+
+
+def run(
+    params: Params,
+    *,
+    fold: int,
+    clips: Path,
+    clips_summary: Path,
+    augmented: Path,
+    folds: Path,
+    model: Path,
+    checkpoints: Path,
+    runs: Path,
+) -> None:
+    """Train, score and track one fold; killed and started again, it goes on where it was.
+
+    Raises:
+        FvcError: There is no such fold, an input is missing, or training diverged.
+    """
+    if fold not in params.split.folds:
+        cause = f"there is none; split.folds is {list(params.split.folds)}"
+        raise FvcError(f"fold {fold}", cause, "Name one of them with --fold")
+    table = FOLDS.read(folds)
+    try:
+        parts = videos_of_fold(table.iter_rows(named=True), fold)
+    except ValueError as error:
+        raise FvcError(folds, str(error), "Add videos, or lower the number of folds") from error
+    identity = tracking.Identity(
+        params=params,
+        data_sha256=read_json(clips_summary, "clips")["data_sha256"],
+        folds_sha256=sha256_of_file(folds),
+    )
+    with tracking.fold_run(identity, fold, table, runs) as tracked:
+
+        def on_epoch(history: Sequence[EpochRow]) -> None:
+            sys.stderr.write(progress(fold, history[-1], params.train.epochs))
+            tracked.log_history(history)
+
+        network, result = train_fold(
+            params,
+            parts,
+            fold=fold,
+            clips=clips,
+            augmented=augmented,
+            checkpoints=checkpoints,
+            binding=sha256_of([identity.cv_key, fold]),
+            on_epoch=on_epoch,
+        )
+        predictions = score_fold(network, parts, fold=fold, clips=clips)
+        write_outputs(model, network, params, predictions, result.history)
+        track(tracked, fold, model, result, checkpoints)
+
+
+def progress(fold: int, row: EpochRow, epochs: int) -> str:
+    """One line for people."""
+    shown = ("train/loss", "validation/loss", "validation/roc_auc", "train/clips_per_s")
+    values = "  ".join(f"{name} {row[name]:.3g}" for name in shown if name in row)
+    return f"fold {fold}  epoch {row['epoch'] + 1:.0f}/{epochs}  {values}\n"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the stage from the command line."""
+    parser = ArgumentParser(prog="fvc train", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--fold", type=int, required=True, help="the fold that tests the network")
+    parser.add_argument("--clips", type=Path, required=True, help="read: clips of every video")
+    parser.add_argument("--clips-summary", type=Path, required=True, help="read: what they are of")
+    parser.add_argument("--augmented", type=Path, required=True, help="read: augmented versions")
+    parser.add_argument("--folds", type=Path, required=True, help="read: which fold tests what")
+    parser.add_argument("--model", type=Path, required=True, help="written: weights and scores")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="kept: to resume from")
+    parser.add_argument("--runs", type=Path, required=True, help="kept: the unfinished run's id")
+    args = vars(parser.parse_args(argv))
+    run(load_params(args.pop("params")), **args)

@@ -1,0 +1,121 @@
+import io
+import os
+import pickle
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import UInt8
+
+from fvc.clip_files import load_clips, read_key, read_pixels, remove_others, save_clips
+from fvc.errors import FvcError
+
+KEY = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def pixels() -> UInt8[np.ndarray, "N T C H W"]:
+    return np.random.default_rng(0).integers(0, 256, (2, 4, 3, 16, 24), dtype=np.uint8)
+
+
+def test_a_tensor_and_its_key_come_back(
+    tmp_path: Path, pixels: UInt8[np.ndarray, "N T C H W"]
+) -> None:
+    target = tmp_path / "folder" / "video.pt"
+    save_clips(target, pixels, KEY)
+    loaded = load_clips(target, "clips")
+    assert loaded.dtype == torch.uint8
+    assert np.array_equal(loaded.numpy(), pixels)
+    assert np.array_equal(read_pixels(target, "clips"), pixels)
+    assert read_key(target) == KEY
+
+
+def test_the_file_is_a_plain_torch_file(
+    tmp_path: Path, pixels: UInt8[np.ndarray, "N T C H W"]
+) -> None:
+    save_clips(tmp_path / "video.pt", pixels, KEY)
+    assert np.array_equal(torch.load(tmp_path / "video.pt").numpy(), pixels)
+
+
+def test_equal_tensors_give_equal_bytes_under_any_name(
+    tmp_path: Path, pixels: UInt8[np.ndarray, "N T C H W"]
+) -> None:
+    save_clips(tmp_path / "a.pt", pixels, KEY)
+    save_clips(tmp_path / "another.pt", pixels.copy(order="F"), KEY)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
+
+
+def test_a_view_is_stored_without_what_it_is_a_view_of(
+    tmp_path: Path, pixels: UInt8[np.ndarray, "N T C H W"]
+) -> None:
+    save_clips(tmp_path / "view.pt", pixels[:1, ::2], KEY)
+    assert np.array_equal(read_pixels(tmp_path / "view.pt", "clips"), pixels[:1, ::2])
+    assert (tmp_path / "view.pt").stat().st_size < pixels.nbytes
+
+
+def test_reading_a_key_does_not_read_the_pixels(tmp_path: Path) -> None:
+    save_clips(tmp_path / "video.pt", np.zeros((1, 16, 3, 224, 224), np.uint8), KEY)
+    started = time.perf_counter()
+    for _ in range(20):
+        read_key(tmp_path / "video.pt")
+    assert time.perf_counter() - started < 0.5
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip file at all", None])
+def test_a_missing_or_damaged_file_has_no_key(tmp_path: Path, content: bytes | None) -> None:
+    target = tmp_path / "video.pt"
+    if content is not None:
+        target.write_bytes(content)
+    assert read_key(target) is None
+    for read in (load_clips, read_pixels):
+        with pytest.raises(FvcError, match=r"video\.pt: is (missing|damaged).*dvc repro augment"):
+            read(target, "augment")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_file_cut_short_is_damaged(
+    tmp_path: Path, pixels: UInt8[np.ndarray, "N T C H W"], share: float
+) -> None:
+    target = tmp_path / "video.pt"
+    save_clips(target, pixels, KEY)
+    os.truncate(target, int(share * target.stat().st_size))
+    assert read_key(target) is None
+    for read in (load_clips, read_pixels):
+        with pytest.raises(FvcError, match="is damaged"):
+            read(target, "clips")
+
+
+def test_changed_pixels_are_found_when_they_are_read(
+    tmp_path: Path, pixels: UInt8[np.ndarray, "N T C H W"]
+) -> None:
+    target = tmp_path / "video.pt"
+    save_clips(target, pixels, KEY)
+    content = bytearray(target.read_bytes())
+    place = content.index(pixels.tobytes()[:64])
+    content[place] ^= 255
+    target.write_bytes(content)
+    with pytest.raises(FvcError, match="is damaged"):
+        read_pixels(target, "clips")
+
+
+def test_reading_pixels_runs_nothing_of_the_file(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(os.getcwd))
+        archive.writestr("archive/data/0", b"")
+    (tmp_path / "evil.pt").write_bytes(buffer.getvalue())
+    with pytest.raises(FvcError, match="is damaged"):
+        read_pixels(tmp_path / "evil.pt", "clips")
+
+
+def test_only_the_files_of_the_named_videos_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    remove_others(folder, {"kept"})
+    assert folder.is_dir()
+    for name in ("kept.pt", "stale.pt", ".kept.pt.partial"):
+        (folder / name).touch()
+    remove_others(folder, {"kept": KEY})
+    assert [file.name for file in folder.iterdir()] == ["kept.pt"]

@@ -1,0 +1,87 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fvc.config import Params, check_params, load_params
+from fvc.errors import FvcError
+
+ROOT = Path(__file__).parents[1]
+
+
+def compose(target: Path, *overrides: str) -> Params:
+    """What `dvc exp run -S ...` writes to params.yaml, by DVC's own code."""
+    from dvc.utils.hydra import compose_and_dump
+
+    compose_and_dump(target, str(ROOT / "conf"), None, "config", str(target.parent), [*overrides])
+    return load_params(target)
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_committed_params_are_the_quickstart_scale(tmp_path: Path) -> None:
+    composed = compose(tmp_path / "params.yaml", "scale=quickstart")
+    assert load_params(ROOT / "params.yaml") == composed
+    committed = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    assert committed == (tmp_path / "params.yaml").read_text(encoding="utf-8"), (
+        "params.yaml is not what DVC composes from conf/: run 'dvc exp run' or restore it"
+    )
+
+
+def test_the_full_scale_is_the_one_of_the_protocol(tmp_path: Path) -> None:
+    params = compose(tmp_path / "params.yaml", "scale=full")
+    assert (params.clips.num_frames, params.clips.side_px) == (16, 224)
+    assert (params.train.batch_size, params.augment.versions) == (32, 3)
+    assert len(params.split.folds) == 5
+    assert (params.train.optimizer, params.train.learning_rate) == ("adam", 1e-4)
+    assert params.train.weight_decay == 1e-4
+    assert params.train.mixed_precision
+    assert params.model.pretrained == "kinetics400"
+
+
+def test_an_override_reaches_the_parameters(tmp_path: Path) -> None:
+    params = compose(tmp_path / "params.yaml", "train.learning_rate=5.0e-4")
+    assert params.train.learning_rate == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("train", "learning_rate", "1e-3", "train.learning_rate: .*not the text '1e-3'"),
+        ("train", "epochs", 2.5, "train.epochs: "),
+        ("train", "epochs", 0, "train: epochs is 0, below 1"),
+        ("train", "momentum", 0.9, "train.momentum: unexpected keyword argument"),
+        ("split", "folds", [0, 2], r"split: folds is \[0, 2\]"),
+        ("split", "folds", 5, "split.folds: "),
+        ("clips", "side_px", True, "clips.side_px: "),
+        ("model", "network", "resnet", "model.network: .*'r3d_18'"),
+        ("augment", "flip", {"probability": 1.5}, "augment.flip: probability is 1.5"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(
+    content: dict[str, Any], section: str, key: str, value: object, said: str
+) -> None:
+    content[section][key] = value
+    with pytest.raises(FvcError, match=said):
+        check_params(content, "params.yaml")
+
+
+def test_a_missing_key_is_refused_by_name(content: dict[str, Any]) -> None:
+    del content["train"]["epochs"]
+    with pytest.raises(FvcError, match=r"train\.epochs: field required"):
+        check_params(content, "params.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "train: [", "- 1\n- 2\n", "42"])
+def test_a_broken_file_is_one_line(tmp_path: Path, text: str) -> None:
+    source = tmp_path / "params.yaml"
+    source.write_text(text)
+    with pytest.raises(FvcError) as raised:
+        load_params(source)
+    assert "\n" not in str(raised.value)
+    assert "params.yaml" in str(raised.value)

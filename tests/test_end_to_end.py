@@ -1,0 +1,279 @@
+"""From archives to a verdict over HTTP, in a fresh clone, by the commands that users type."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+ROOT = Path(__file__).parents[1]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+OURS = ("MLFLOW_", "FVC_", "DVC_")
+
+
+class Clone:
+    """A clone of the repository in which the pipeline has run once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        tools = str(Path(sys.executable).parent)
+        outside = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
+        self.environment = {**outside, "PATH": f"{tools}:{os.environ['PATH']}"}
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the clone's root; its output comes back as text."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def must(self, *command: str, **environment: str) -> str:
+        """As `run`, for a command that has to succeed."""
+        done = self.run(*command, **environment)
+        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    @property
+    def store(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+
+    def runs(self) -> dict[str, Run]:
+        client = self.store
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return {run.info.run_id: run for run in client.search_runs(experiments)}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    folder = tmp_path_factory.mktemp("clone") / "fvc"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    clone = Clone(folder)
+    clone.must("git", "config", "user.email", "test@example.org")
+    clone.must("git", "config", "user.name", "Test")
+    clone.must("fvc", "demo", "data", "--videos", "24", "--seed", "1")
+    clone.must("dvc", "add", "--quiet", "data")
+    clone.must("dvc", "repro")
+    clone.must("git", "commit", "--quiet", "--all", "--message", "Another corpus")
+    return clone
+
+
+def test_every_video_is_accounted_for(clone: Clone) -> None:
+    index = pl.read_parquet(clone.folder / "work/index.parquet")
+    rejected = pl.read_csv(clone.folder / "work/rejected.csv")
+    assert index["video_id"].is_unique().all()
+    assert not set(index["video_id"]) & set(rejected["video_id"])
+    assert index.height >= 24
+    assert rejected["reason"].is_in(["missing", "not_annotated", "truncated", "empty"]).any()
+
+
+def test_a_second_run_does_nothing(clone: Clone) -> None:
+    said = clone.must("dvc", "repro")
+    assert "Data and pipelines are up to date" in said
+    assert "took" not in said
+
+
+def test_folds_are_children_of_one_finished_run(clone: Clone) -> None:
+    runs = clone.runs().values()
+    [parent] = [run for run in runs if run.data.tags.get("fvc.kind") == "cross-validation"]
+    folds = [run for run in runs if run.data.tags.get("fvc.kind") == "fold"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in folds} == {parent.info.run_id}
+    assert sorted(run.data.tags["fvc.fold"] for run in folds) == list("01234")
+    assert {run.info.status for run in (parent, *folds)} == {"FINISHED"}
+    names = {file.path for file in clone.store.list_artifacts(folds[0].info.run_id)}
+    assert names >= {
+        "checkpoint.pt",
+        "confusion_matrix.png",
+        "history.csv",
+        "learning_curves.png",
+        "metrics.jsonl",
+        "network.json",
+        "predictions.parquet",
+        "weights.safetensors",
+    }
+    assert folds[0].data.metrics.keys() >= {
+        "train/loss",
+        "train/accuracy",
+        "train/grad_norm",
+        "train/logit_mean",
+        "train/logit_std",
+        "train/logit_unique",
+        "train/learning_rate",
+        "train/batch_size",
+        "train/clips_per_s",
+        "validation/loss",
+        "validation/roc_auc",
+        "validation/macro_f1",
+        "test/roc_auc",
+    }
+
+
+def test_the_locked_test_stays_with_the_registered_version(clone: Clone) -> None:
+    folds = pl.read_parquet(clone.folder / "work/folds.parquet")
+    locked = set(folds.filter(part="locked")["video_id"])
+    for fold in range(5):
+        scored = pl.read_parquet(clone.folder / f"work/models/{fold}/predictions.parquet")
+        assert not locked & set(scored["video_id"]), "a fold has seen the locked test"
+    version = clone.store.get_model_version_by_alias("fvc", "champion")
+    assert version.tags["fvc.promotion"] == "unopposed"
+    assert version.tags["fvc.beats_probes"] in ("true", "false")
+    assert (version.description or "").startswith("#")
+
+
+def test_one_fold_as_a_project_run(clone: Clone) -> None:
+    before = clone.runs()
+    clone.must(
+        *("mlflow", "run", ".", "-e", "train", "-P", "fold=3"),
+        *("--env-manager=local", "--experiment-name", "fvc"),
+    )
+    [added] = [run for key, run in clone.runs().items() if key not in before]
+    assert added.info.status == "FINISHED"
+    assert added.data.tags["fvc.fold"] == "3"
+    assert "up to date" in clone.must("dvc", "status"), "the pipeline's own outputs changed"
+    same = [run for run in before.values() if run.data.tags.get("fvc.fold") == "3"]
+    assert added.data.tags["fvc.weights_sha256"] == same[0].data.tags["fvc.weights_sha256"]
+
+
+def test_the_whole_pipeline_as_a_project_run(clone: Clone) -> None:
+    before = clone.runs()
+    clone.must("mlflow", "run", ".", "--env-manager=local")
+    added = {key: run for key, run in clone.runs().items() if key not in before}
+    [parent] = [key for key, run in added.items() if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for key, run in added.items() if key != parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent}
+    assert sorted(run.data.tags["fvc.fold"] for run in children) == list("01234")
+    assert {run.info.status for run in added.values()} == {"FINISHED"}
+
+
+def test_experiments_share_the_store(clone: Clone) -> None:
+    before = clone.runs()
+    quick = ("-S", "train.epochs=1", "-S", "split.folds=[0,1]")
+    clone.must("dvc", "exp", "run", *quick, "-S", "train.learning_rate=5.0e-4")
+    clone.must("dvc", "exp", "run", "--queue", *quick, "-S", "train.learning_rate=2.0e-4")
+    clone.must("dvc", "queue", "start")
+    deadline = time.monotonic() + 900
+    while "Success" not in (said := clone.must("dvc", "queue", "status")):
+        assert "Failed" not in said, clone.run("dvc", "queue", "logs", "--help").stdout
+        assert time.monotonic() < deadline, said
+        time.sleep(2)
+    rates = {
+        run.data.params["train.learning_rate"]
+        for key, run in clone.runs().items()
+        if key not in before and run.data.tags.get("fvc.kind") == "cross-validation"
+    }
+    assert rates == {"0.0005", "0.0002"}
+    clone.must("git", "checkout", "--quiet", "--", ".")
+    clone.must("dvc", "checkout", "--quiet")
+    assert "up to date" in clone.must("dvc", "status")
+
+
+@pytest.fixture(scope="module")
+def address(clone: Clone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The served champion."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("serving") / "log"
+    command = ("mlflow", "models", "serve", "-m", "models:/fvc@champion")
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            [*command, "--env-manager=local", "-p", str(port)],
+            cwd=clone.folder,
+            env=clone.environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not is_up(f"http://127.0.0.1:{port}/ping"):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+def is_up(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def ask(address: str, *videos: bytes) -> list[dict[str, Any]]:
+    records = [{"video": base64.b64encode(video).decode()} for video in videos]
+    request = urllib.request.Request(
+        address,
+        json.dumps({"dataframe_records": records}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        answers: list[dict[str, Any]] = json.load(reply)["predictions"]
+    return answers
+
+
+def test_the_served_model_answers_as_the_pipeline_does(clone: Clone, address: str) -> None:
+    index = pl.read_parquet(clone.folder / "work/index.parquet")
+    video = clone.folder / "work/videos" / index["path"][0]
+    good, bad = ask(address, video.read_bytes(), b"no video at all")
+    assert good["error"] is None
+    assert 0 <= good["probability_fake"] <= 1
+    assert good["verdict"] in ("real", "fake", "uncertain")
+    [clip] = good["clips"]
+    assert clip["start_s"] == 0
+    assert clip["end_s"] == pytest.approx(index["duration_s"][0], abs=0.2)
+    assert clip["probability_fake"] == good["probability_fake"]
+    assert (bad["probability_fake"], bad["verdict"], bad["clips"]) == (None, None, [])
+    assert "not_a_video" in bad["error"]
+    [line] = clone.must("fvc", "predict", str(video)).strip().splitlines()[-1:]
+    assert json.loads(line)["probability_fake"] == pytest.approx(good["probability_fake"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("damage", "command", "said"),
+    [
+        ("rm -r data/archives/*", "extract", "data/archives: .*archive"),
+        ("rm -r data", "extract", "data/archives: "),
+        ("sed -i 1s/label/verdict/ data/annotations/FVC.csv", "index", r"FVC\.csv: .*label"),
+        ("sed -i s/epochs:.*/epochs:/ params.yaml", "train --fold 0", r"train\.epochs"),
+        ("true", "train --fold 9", "fold.* 9"),
+        ("rm work/folds.parquet", "train --fold 0", "is missing. Run 'dvc repro split'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    clone: Clone, tmp_path: Path, damage: str, command: str, said: str
+) -> None:
+    copy = Clone(tmp_path / "copy")
+    ignored = shutil.ignore_patterns("cache", "mlruns", "checkpoints", "runs", "models")
+    shutil.copytree(clone.folder, copy.folder, ignore=ignored)
+    copy.must("bash", "-c", damage)
+    before = tree(copy.folder / "work")
+    done = copy.run("fvc", *command.split())
+    assert done.returncode == 1, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line]
+    assert re.match(f"error: .*{said}", line), line
+    assert tree(copy.folder / "work") == before, "something was left half-written"
+
+
+def tree(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if "locks" not in path.parts}

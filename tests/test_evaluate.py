@@ -1,0 +1,369 @@
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from matplotlib.figure import Figure
+
+from fvc.config import Params, load_params
+from fvc.errors import FvcError
+from fvc.files import read_json, write_json
+from fvc.fold_outputs import HISTORY_COLUMNS
+from fvc.records import FOLDS, INDEX, PREDICTIONS, REJECTED
+from fvc.stages import evaluate
+
+Score = Callable[[np.random.Generator, bool], float]
+
+
+def separating(generator: np.random.Generator, is_fake: bool) -> float:
+    return float(generator.normal(1.5 if is_fake else -1.5))
+
+
+def perfect(generator: np.random.Generator, is_fake: bool) -> float:
+    return float(generator.uniform(1, 2) * (1 if is_fake else -1))
+
+
+def constant(generator: np.random.Generator, is_fake: bool) -> float:  # noqa: ARG001
+    return 0.25
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The inputs of the stage, in a folder of their own."""
+
+    root: Path
+    params: Params
+
+    def run(self, evaluation: Path | None = None) -> Path:
+        target = evaluation or self.root / "evaluation"
+        evaluate.run(
+            self.params,
+            models=self.root / "models",
+            index=self.root / "index.parquet",
+            rejected=self.root / "rejected.csv",
+            folds=self.root / "folds.parquet",
+            split=self.root / "split.json",
+            evaluation=target,
+        )
+        return target
+
+    def predictions(self, fold: int) -> Path:
+        return self.root / "models" / str(fold) / "predictions.parquet"
+
+
+def quick_params(num_folds: int = 3) -> Params:
+    params = load_params(Path("params.yaml"))
+    return replace(
+        params,
+        evaluate=replace(params.evaluate, bootstrap_samples=100),
+        split=replace(params.split, folds=tuple(range(num_folds))),
+    )
+
+
+def make_corpus(
+    root: Path,
+    *,
+    num_groups: int = 20,
+    score: Score = separating,
+    only: str | None = None,
+    num_folds: int = 3,
+) -> Corpus:
+    """Groups of one to three videos; two groups are locked; `only` gives all one label."""
+    params = quick_params(num_folds)
+    generator = np.random.default_rng(0)
+    videos: list[dict[str, object]] = []
+    for number in range(num_groups):
+        locked = number < 2
+        for copy in range(1 + number % 3):
+            videos.append(
+                {
+                    "video_id": f"youtube_{number:03}{copy}",
+                    "group": f"g{number:03}",
+                    "label": only or ("fake" if number % 2 else "real"),
+                    "part": "locked" if locked else "fold",
+                    "fold": None if locked else number // 2 % num_folds,
+                    "validates": [] if locked else [(number // 2 + 1) % num_folds],
+                }
+            )
+    FOLDS.write(root / "folds.parquet", FOLDS.frame([dict(video) for video in videos]))
+    INDEX.write(root / "index.parquet", INDEX.frame([described(video) for video in videos]))
+    reasons = ["truncated", "missing", "missing"]
+    rejected = [
+        {"video_id": f"twitter_{row}", "path": "", "reason": reason, "detail": "why"}
+        for row, reason in enumerate(reasons)
+    ]
+    REJECTED.write(root / "rejected.csv", REJECTED.frame([dict(row) for row in rejected]))
+    locked_counts = {"groups": 2, "real": 1, "fake": 2}
+    audit = {"leaks": 0, "cascade_lookup_balanced_accuracy": 0.5}
+    write_json(root / "split.json", {"locked": locked_counts, "audit": audit})
+    for fold in params.split.folds:
+        rows = [predicted(video, fold, score, generator) for video in videos]
+        folder = root / "models" / str(fold)
+        PREDICTIONS.write(folder / "predictions.parquet", PREDICTIONS.frame(rows))
+        history = {name: [0.7 - 0.1 * epoch for epoch in range(3)] for name in HISTORY_COLUMNS}
+        pl.DataFrame({**history, "epoch": [1, 2, 3]}).write_csv(folder / "history.csv")
+    return Corpus(root=root, params=params)
+
+
+def described(video: dict[str, object]) -> dict[str, object]:
+    number = int(str(video["group"])[1:])
+    return {
+        "video_id": video["video_id"],
+        "subset": "FVC1" if number % 3 else "FVC2",
+        "platform": "youtube" if number % 4 else "twitter",
+        "source_id": str(video["video_id"])[8:],
+        "path": f"FVC1/youtube/{video['video_id']}/video.mp4",
+        "label": video["label"],
+        "raw_label": video["label"],
+        "cascade_ids": [f"c{number}"],
+        "group": video["group"],
+        "width": 320 + number,
+        "height": 240,
+        "rotation_deg": 0,
+        "fps": 25.0,
+        "frames": 100,
+        "duration_s": 4.0 * (1 + number),
+        "codec": "h264",
+        "pixel_format": "yuv420p",
+        "bitrate_bps": 1e6,
+        "size_bytes": 100_000 + number,
+        "sha256": f"{number}",
+        "fingerprint": b"",
+    }
+
+
+def predicted(
+    video: dict[str, object], fold: int, score: Score, generator: np.random.Generator
+) -> dict[str, object]:
+    part = "train"
+    if video["part"] == "locked":
+        part = "locked"
+    elif video["fold"] == fold:
+        part = "test"
+    elif [fold] == video["validates"]:
+        part = "validation"
+    logit = score(generator, video["label"] == "fake")
+    return {
+        "video_id": video["video_id"],
+        "fold": fold,
+        "part": part,
+        "label": video["label"],
+        "probability_fake": 1 / (1 + np.exp(-logit)),
+        "logit": logit,
+        "num_clips": 1,
+    }
+
+
+def change_logits(corpus: Corpus, part: str, value: float) -> None:
+    for fold in corpus.params.split.folds:
+        source = corpus.predictions(fold)
+        logit = pl.when(pl.col("part") == part).then(value).otherwise("logit").alias("logit")
+        PREDICTIONS.write(source, PREDICTIONS.read(source).with_columns(logit))
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of a run, and most tests read the numbers."""
+    blank = {name: Figure((1, 1)) for name in evaluate.CAPTIONS}
+    monkeypatch.setattr(evaluate, "figures_of", lambda *_: blank)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_evidence_is_complete_and_nothing_else_is_left(tmp_path: Path) -> None:
+    written = files_of(make_corpus(tmp_path).run())
+    assert set(written) == {
+        "calibration.json",
+        "confusion_matrix.png",
+        "learning_curves.png",
+        "metrics.json",
+        "out_of_fold.csv",
+        "pr.csv",
+        "pr.png",
+        "probes.png",
+        "reliability.png",
+        "report.html",
+        "risk_coverage.png",
+        "roc.csv",
+        "roc.png",
+        "slices.json",
+        "slices.png",
+    }
+    assert all(written.values())
+
+
+def test_two_runs_give_equal_bytes(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    first, second = files_of(corpus.run()), files_of(corpus.run(tmp_path / "again"))
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_each_video_is_tested_once_by_the_fold_that_did_not_train_on_it(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    tested = evaluate.OUT_OF_FOLD.read(corpus.run() / "out_of_fold.csv")
+    places = FOLDS.read(tmp_path / "folds.parquet").filter(part="fold")
+    assert tested["video_id"].is_unique().all()
+    assert set(tested.select("video_id", "fold").rows()) == set(
+        places.select("video_id", "fold").rows()
+    )
+    assert read_json(tmp_path / "evaluation/metrics.json", "")["counts"]["videos"] == tested.height
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_locked_rows_change_nothing(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    before = files_of(corpus.run())
+    change_logits(corpus, "locked", float("nan"))
+    assert files_of(corpus.run()) == before, "the locked test was read"
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_training_scores_change_nothing(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    before = files_of(corpus.run())
+    change_logits(corpus, "train", 99.0)
+    assert files_of(corpus.run()) == before
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_test_scores_do_not_change_the_calibration(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    before = (corpus.run() / "calibration.json").read_bytes()
+    change_logits(corpus, "test", -3.0)
+    assert (corpus.run() / "calibration.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_a_perfect_network_is_perfect_and_beats_the_probes(tmp_path: Path) -> None:
+    metrics = read_json(make_corpus(tmp_path, score=perfect).run() / "metrics.json", "")
+    for unit in ("video", "cascade"):
+        assert metrics[unit]["roc_auc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+        assert metrics[unit]["macro_f1"]["value"] == 1.0
+    assert metrics["folds"]["roc_auc"] == {"0": 1.0, "1": 1.0, "2": 1.0, "mean": 1.0, "std": 0.0}
+    assert metrics["beats_probes"] is True
+
+
+def test_a_network_that_always_says_the_same_is_at_chance(tmp_path: Path) -> None:
+    metrics = read_json(make_corpus(tmp_path, score=constant).run() / "metrics.json", "")
+    assert metrics["folds"]["roc_auc"]["mean"] == 0.5
+    assert metrics["beats_probes"] is False
+    assert "not shown to beat" in (tmp_path / "evaluation/report.html").read_text()
+
+
+def test_one_class_is_reported_as_unknown_not_as_a_number(tmp_path: Path) -> None:
+    evaluation = make_corpus(tmp_path, only="fake").run()
+    metrics = read_json(evaluation / "metrics.json", "")
+    assert metrics["video"]["roc_auc"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "reason": "all videos are fake",
+    }
+    assert metrics["folds"]["roc_auc"]["std"] is None
+    assert metrics["beats_probes"] is False
+    assert metrics["counts"]["uncertain"] == metrics["counts"]["videos"]
+    assert "all videos are fake" in (evaluation / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_metrics_are_those_of_the_published_rows(tmp_path: Path) -> None:
+    evaluation = make_corpus(tmp_path).run()
+    metrics = read_json(evaluation / "metrics.json", "")
+    tested = evaluate.OUT_OF_FOLD.read(evaluation / "out_of_fold.csv")
+    right = (tested["label"] == tested["called"]).mean()
+    assert metrics["video"]["accuracy"]["value"] == pytest.approx(right, abs=1e-6)
+    decided = tested.filter(pl.col("verdict") != "uncertain")
+    assert metrics["counts"]["uncertain"] == tested.height - decided.height
+    counted = tested.group_by("label", "called").len()
+    for label, called, count in counted.rows():
+        assert metrics["counts"][f"{label}_called_{called}"] == count
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_numbers_are_at_the_leaves(tmp_path: Path) -> None:
+    def leaves(value: object) -> list[object]:
+        if isinstance(value, dict):
+            return [leaf for inner in value.values() for leaf in leaves(inner)]
+        return [value]
+
+    metrics = json.loads((make_corpus(tmp_path).run() / "metrics.json").read_text())
+    assert metrics.pop("best_probe") in ("platform", "container", "shuffle")
+    assert {type(leaf) for leaf in leaves(metrics)} <= {int, float, bool}
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_the_report_says_what_was_rejected_and_what_is_locked(tmp_path: Path) -> None:
+    page = (make_corpus(tmp_path).run() / "report.html").read_text()
+    assert '<th scope="row">missing</th><td>2</td>' in page
+    assert "locked test, not read here</th><td>3</td><td>2</td><td>1</td><td>2</td>" in page
+
+
+@pytest.mark.usefixtures("blank_pictures")
+@pytest.mark.parametrize("name", ["predictions.parquet", "history.csv"])
+def test_a_missing_fold_is_named_with_its_remedy(tmp_path: Path, name: str) -> None:
+    corpus = make_corpus(tmp_path)
+    (tmp_path / "models/1" / name).unlink()
+    with pytest.raises(FvcError, match=rf"models/1/{name}: is missing\. Run 'dvc repro") as caught:
+        corpus.run()
+    assert not (tmp_path / "evaluation").exists(), f"half-written after: {caught.value}"
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_predictions_of_another_split_are_refused(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    make_corpus(tmp_path / "other", num_groups=26)
+    corpus.predictions(2).write_bytes(
+        (tmp_path / "other/models/2/predictions.parquet").read_bytes()
+    )
+    with pytest.raises(FvcError, match=r"other folds than those of the split. Run .*train@2'"):
+        corpus.run()
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_an_infinite_logit_is_refused(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    change_logits(corpus, "test", float("inf"))
+    with pytest.raises(FvcError, match="not finite"):
+        corpus.run()
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_a_video_outside_the_index_is_refused(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    INDEX.write(tmp_path / "index.parquet", INDEX.read(tmp_path / "index.parquet").head(20))
+    with pytest.raises(FvcError, match=r"not in the index\. Run 'dvc repro split'"):
+        corpus.run()
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_stale_models_of_more_folds_are_not_read(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path)
+    before = files_of(corpus.run())
+    stale = tmp_path / "models/3"
+    stale.mkdir()
+    (stale / "predictions.parquet").write_bytes(b"of an earlier, larger K")
+    assert files_of(corpus.run()) == before
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_the_command_line_names_every_path(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, num_folds=5, num_groups=24)
+    paths = {
+        "models": "models",
+        "index": "index.parquet",
+        "rejected": "rejected.csv",
+        "folds": "folds.parquet",
+        "split": "split.json",
+        "evaluation": "evaluation",
+    }
+    flags = [word for flag, name in paths.items() for word in (f"--{flag}", str(tmp_path / name))]
+    evaluate.main(flags)
+    metrics = read_json(tmp_path / "evaluation/metrics.json", "")
+    assert set(metrics["folds"]["roc_auc"]) == {"0", "1", "2", "3", "4", "mean", "std"}
+    assert corpus.params.seed == 0

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from fvc.errors import FvcError
+from fvc.fold_outputs import HISTORY_COLUMNS, read_fold, read_history
+from fvc.records import FOLDS, PREDICTIONS
+
+
+def places_of() -> pl.DataFrame:
+    """Fold 0 tests v0, validates on v1 and trains on v2."""
+    rows: list[dict[str, object]] = [
+        {
+            "video_id": f"v{fold}",
+            "group": f"g{fold}",
+            "label": "fake",
+            "part": "fold",
+            "fold": fold,
+            "validates": [0] if fold == 1 else [],
+        }
+        for fold in range(3)
+    ]
+    return FOLDS.frame(rows)
+
+
+def write_fold(models: Path, **changed: str) -> None:
+    parts = {"v0": "test", "v1": "validation", "v2": "train", "v9": "locked", **changed}
+    rows: list[dict[str, object]] = [
+        {
+            "video_id": video,
+            "fold": 0,
+            "part": part,
+            "label": "fake",
+            "probability_fake": 0.5,
+            "logit": float(video[1:]),
+            "num_clips": 1,
+        }
+        for video, part in parts.items()
+    ]
+    PREDICTIONS.write(models / "0/predictions.parquet", PREDICTIONS.frame(rows))
+    history = pl.DataFrame({name: [1] for name in HISTORY_COLUMNS})
+    history.write_csv(models / "0/history.csv")
+
+
+def test_a_fold_has_its_three_parts_with_groups_and_nothing_locked(tmp_path: Path) -> None:
+    write_fold(tmp_path)
+    fold = read_fold(tmp_path, 0, places_of())
+    assert fold.part("test").select("video_id", "group", "logit", "is_fake").rows() == [
+        ("v0", "g0", 0.0, True)
+    ]
+    assert fold.part("validation")["video_id"].to_list() == ["v1"]
+    assert fold.part("train")["video_id"].to_list() == ["v2"]
+    assert fold.predictions.height == 3
+    assert fold.history.height == 1
+
+
+@pytest.mark.parametrize("changed", [{"v2": "test"}, {"v0": "train"}, {"v3": "train"}])
+def test_parts_that_differ_from_the_split_are_refused(
+    tmp_path: Path, changed: dict[str, str]
+) -> None:
+    write_fold(tmp_path, **changed)
+    with pytest.raises(FvcError, match="other folds than those of the split"):
+        read_fold(tmp_path, 0, places_of())
+
+
+def test_a_video_scored_twice_is_refused(tmp_path: Path) -> None:
+    write_fold(tmp_path)
+    source = tmp_path / "0/predictions.parquet"
+    rows = PREDICTIONS.read(source)
+    PREDICTIONS.write(source, pl.concat([rows, rows]))
+    with pytest.raises(FvcError, match="other folds"):
+        read_fold(tmp_path, 0, places_of())
+
+
+def test_a_history_without_a_series_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"epoch": [1], "train/loss": [0.5]}).write_csv(tmp_path / "history.csv")
+    with pytest.raises(FvcError, match=r"lacks the columns validation/loss, .*Run 'dvc repro'\."):
+        read_history(tmp_path / "history.csv", "Run 'dvc repro'")

@@ -1,0 +1,232 @@
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fvc.__main__ import main
+from fvc.annotations import read_annotations
+from fvc.config import load_params
+from fvc.encoding import encode
+from fvc.errors import FvcError
+from fvc.files import read_json
+from fvc.pool import Failure
+from fvc.records import INDEX, REJECTED
+from fvc.stages import index
+
+PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
+YOUTUBE = "https://www.youtube.com/watch?v="
+FACEBOOK = "https://www.facebook.com/page/videos/"
+
+ROWS = [
+    ("f9", YOUTUBE + "original_01", "fake"),
+    ("f10", FACEBOOK + "1001/", "fake"),  # the original again, smaller, in another cascade
+    ("f11", FACEBOOK + "1002/", "fake"),  # the bytes of original_01
+    ("r1", YOUTUBE + "stranger_01", "real"),
+    ("r2", YOUTUBE + "stranger_01", "real"),  # joins r2 to r1
+    ("r2", FACEBOOK + "1003/", "real"),
+    ("r3", FACEBOOK + "1004/", "real"),  # on disk twice
+    ("r4", FACEBOOK + "404/", "real"),  # not on disk
+    ("r5", FACEBOOK + "1005/", "real"),  # one frame
+    ("r6", FACEBOOK + "1006/", "real"),  # no bytes
+    ("r7", FACEBOOK + "1007/", "real"),  # not a video
+    ("f1", FACEBOOK + "1008/", "fake"),
+    ("r1", FACEBOOK + "1008/", "real"),
+    ("f2", FACEBOOK + "1009/", "parody"),
+    ("f3", FACEBOOK + "1010/", "Fake"),
+    ("f4", "https://vimeo.com/1011", "fake"),
+]
+FILES: dict[str, int | bytes] = {
+    "FVC1/youtube/original_01/video.mp4": 1,
+    "FVC1/youtube/stranger_01/video.mkv": 2,
+    "FVC1/youtube/unlisted_01/video.mp4": b"never opened",
+    "FVC2/1001/video.webm": 1,
+    "FVC2/1002/video.mp4": 1,
+    "FVC2/1003/video.mp4": 3,
+    "FVC2/1004/video.mp4": 4,
+    "FVC3/1004/video.mp4": 4,
+    "FVC3/1005/video.mp4": 5,
+    "FVC3/1006/video.mp4": b"",
+    "FVC3/1007/video.mp4": b"<html>not found</html>" * 50,
+    "FVC3/1008/video.mp4": b"never opened",
+    "FVC3/1009/video.mp4": b"never opened",
+    "FVC3/1009/thumbnail.jpg": b"never opened",
+}
+REASONS = {
+    "404": "missing",
+    "1005": "too_short",
+    "1006": "empty",
+    "1007": "not_a_video",
+    "1008": "conflicting_labels",
+    "1009": "excluded_label",
+    "1010": "unknown_label",
+}
+
+
+def write_video(path: Path, seed: int) -> None:
+    num_frames = 1 if seed == 5 else 20
+    blocks = np.random.default_rng(seed).integers(0, 256, (num_frames, 6, 8, 3), dtype=np.uint8)
+    factor = 12 if path.suffix == ".webm" else 16
+    frames = list(blocks.repeat(factor, axis=1).repeat(factor, axis=2))
+    codec = "libvpx-vp9" if path.suffix == ".webm" else "libx264"
+    encode(path, frames, fps=10, container=path.suffix[1:], codec=codec)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("corpus")
+    for name, content in FILES.items():
+        path = root / "videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            write_video(path, content)
+    lines = [",".join(row) for row in ROWS]
+    header = "cascade_id,video_url,label"
+    (root / "annotations").mkdir()
+    (root / "annotations/FVC.csv").write_text("\n".join([header, *lines[:5]]), encoding="utf-8")
+    (root / "annotations/FVC_dup.csv").write_text("\n".join([header, *lines[5:]]), encoding="utf-8")
+    return root
+
+
+def run(corpus: Path, out: Path, **changes: Any) -> None:
+    index.run(
+        replace(PARAMS, index=replace(PARAMS.index, **changes)),
+        videos=corpus / "videos",
+        annotations=corpus / "annotations",
+        probes=out / "probes",
+        index=out / "index.parquet",
+        rejected=out / "rejected.csv",
+        summary=out / "index.json",
+    )
+
+
+@pytest.fixture(scope="module")
+def indexed(corpus: Path) -> Path:
+    run(corpus, corpus / "work")
+    return corpus / "work"
+
+
+def test_every_video_and_file_is_in_exactly_one_table(corpus: Path, indexed: Path) -> None:
+    table, rejected = INDEX.read(indexed / "index.parquet"), REJECTED.read(indexed / "rejected.csv")
+    annotated = read_annotations(corpus / "annotations").videos.keys()
+    ids = [*table["video_id"], *rejected["video_id"].drop_nulls()]
+    assert len(ids) == len(set(ids)), "a video has two rows"
+    assert set(ids) == {*annotated, "youtube_unlisted_01"}
+    paths = [*table["path"], *rejected["path"].drop_nulls()]
+    assert sorted(paths) == sorted(FILES)
+
+
+def test_each_rejection_has_its_reason(indexed: Path) -> None:
+    rejected = REJECTED.read(indexed / "rejected.csv")
+    named = dict(rejected.drop_nulls("video_id").select("video_id", "reason").iter_rows())
+    expected = {f"facebook_{source_id}": reason for source_id, reason in REASONS.items()}
+    assert named == {**expected, "youtube_unlisted_01": "not_annotated"}
+    unnamed = rejected.filter(rejected["video_id"].is_null())
+    assert set(unnamed.select("path", "reason").iter_rows()) == {
+        ("FVC3/1004/video.mp4", "duplicate_file"),
+        ("FVC3/1009/thumbnail.jpg", "not_annotated"),
+        (None, "unparsable_url"),
+    }
+    assert set(rejected["reason"]) <= set(index.REASONS)
+
+
+def test_rows_say_what_the_files_are(indexed: Path) -> None:
+    table = INDEX.read(indexed / "index.parquet")
+    rows = {row["video_id"]: row for row in table.iter_rows(named=True)}
+    small = rows["facebook_1001"]
+    assert (small["subset"], small["platform"], small["source_id"]) == ("FVC2", "facebook", "1001")
+    assert (small["width"], small["height"], small["frames"]) == (96, 72, 20)
+    assert (small["codec"], small["label"], small["cascade_ids"]) == ("vp9", "fake", ["f10"])
+    assert rows["youtube_stranger_01"]["cascade_ids"] == ["r1", "r2"]
+
+
+def test_related_videos_are_one_group(indexed: Path) -> None:
+    groups = dict(INDEX.read(indexed / "index.parquet").select("video_id", "group").iter_rows())
+    assert groups == {
+        "youtube_original_01": "f9",
+        "facebook_1001": "f9",  # looks the same
+        "facebook_1002": "f9",  # has the same bytes
+        # 1008 cannot be used, and still ties f1 to r1
+        "youtube_stranger_01": "f1",
+        "facebook_1003": "f1",
+        "facebook_1004": "r3",
+    }
+
+
+def test_counts_add_up(indexed: Path) -> None:
+    summary = read_json(indexed / "index.json", "index")
+    facebook = summary["availability"]["facebook"]
+    assert facebook["real"] == {"annotated": 6, "on_disk": 5, "usable": 2}
+    assert facebook["fake/real"] == {"annotated": 1, "on_disk": 1, "usable": 0}
+    assert summary["availability"]["youtube"]["fake"]["usable"] == 1
+    assert summary["videos"] == 6
+    assert summary["groups"] == 3
+    rejected = REJECTED.read(indexed / "rejected.csv")
+    assert sum(summary["rejected"].values()) == len(rejected)
+
+
+def test_a_second_run_gives_equal_bytes_from_what_was_kept(
+    corpus: Path, indexed: Path, tmp_path: Path
+) -> None:
+    copytree(indexed / "probes", tmp_path / "probes")
+    run(corpus, tmp_path)
+    for name in ("index.parquet", "rejected.csv", "index.json"):
+        assert (tmp_path / name).read_bytes() == (indexed / name).read_bytes(), name
+    for kept in (tmp_path / "probes").glob("*.json"):
+        content = json.loads(kept.read_text())
+        if content["info"]:
+            content["info"]["codec"] = "kept"
+            kept.write_text(json.dumps(content))
+    run(corpus, tmp_path)
+    codecs = INDEX.read(tmp_path / "index.parquet")["codec"]
+    assert set(codecs) == {"kept"}, "an unchanged file was decoded again"
+
+
+@pytest.mark.parametrize("reason", ["timeout", "crashed"])
+def test_a_lost_worker_costs_one_video(
+    corpus: Path, tmp_path: Path, reason: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_one(
+        function: Any, items: Sequence[Path], **_: object
+    ) -> Iterator[tuple[Path, object]]:
+        for item in items:
+            lost = item.parent.name == "1003"
+            yield item, Failure(reason, "lost") if lost else function(item)
+
+    monkeypatch.setattr(index, "run_isolated", lose_one)
+    run(corpus, tmp_path)
+    rejected = REJECTED.read(tmp_path / "rejected.csv").filter(video_id="facebook_1003")
+    assert rejected.row(0) == ("facebook_1003", "FVC2/1003/video.mp4", reason, "lost")
+    assert len(INDEX.read(tmp_path / "index.parquet")) == 5
+
+
+def test_an_error_of_a_worker_is_not_swallowed(corpus: Path, indexed: Path, tmp_path: Path) -> None:
+    copytree(indexed / "probes", tmp_path / "probes")
+    kept = sorted((tmp_path / "probes").glob("*.json"))[0]
+    kept.write_text("{ cut off")
+    with pytest.raises(FvcError, match=f"{kept.name}: is no JSON"):
+        run(corpus, tmp_path)
+    assert not (tmp_path / "index.parquet").exists()
+
+
+def test_a_missing_folder_names_the_stage_to_run(tmp_path: Path) -> None:
+    with pytest.raises(FvcError, match=r"nowhere: is missing\. Run 'dvc repro extract'"):
+        index.list_files(tmp_path / "nowhere")
+
+
+def test_annotations_without_their_columns_are_one_line(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "FVC.csv").write_text("id,url\n1,2\n", encoding="utf-8")
+    flags = ["--videos", corpus / "videos", "--annotations", tmp_path, "--probes", tmp_path / "p"]
+    flags += ["--index", tmp_path / "i", "--rejected", tmp_path / "r", "--summary", tmp_path / "s"]
+    assert main(["index", *map(str, flags)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path}/FVC.csv: has no column cascade_id, video_url, label")
+    assert [path.name for path in tmp_path.iterdir()] == ["FVC.csv"], "something was written"

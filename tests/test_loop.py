@@ -1,0 +1,362 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fvc.config import ClipsConfig, ModelConfig, TrainConfig
+from fvc.diagnostics import MEASURED_SERIES, EpochRow, validation_series
+from fvc.epoch import Batch
+from fvc.errors import FvcError
+from fvc.loop import FitResult, best_epoch, fit, is_finished
+from fvc.networks import ClipClassifier, build_network
+from fvc.precision import Precision
+from fvc.predict import video_logits
+
+CONFIG = TrainConfig(
+    optimizer="adam",
+    learning_rate=3.0e-3,
+    weight_decay=1.0e-4,
+    batch_size=4,
+    epochs=5,
+    patience=5,
+    best_by="validation/loss",
+    mixed_precision=True,
+    gradient_clip_norm=5.0,
+)
+LABELS = torch.arange(8) % 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads cost more than they save on pictures this small, and most where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small_network() -> ClipClassifier:
+    torch.manual_seed(0)
+    clips = ClipsConfig(num_clips=1, num_frames=2, side_px=16, timeout_s=1.0)
+    features = nn.Sequential(
+        nn.Conv3d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm3d(8),
+        nn.ReLU(),
+        nn.Conv3d(8, 8, 3, padding=1),
+        nn.ReLU(),
+    )
+    return ClipClassifier(features, channels=8, dropout=0.5, clips=clips)
+
+
+def made_clips() -> torch.Tensor:
+    """Noise, with the contrast of fakes halved."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (8, 2, 3, 16, 16), generator=generator)
+    contrast = (2 - LABELS)[:, None, None, None, None]
+    return (noise * contrast // 2).to(torch.uint8)
+
+
+def batches_of_epoch(epoch: int) -> list[Batch]:
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(epoch))
+    pixels = made_clips()
+    return [(pixels[rows], LABELS[rows].float()) for rows in order.reshape(2, 4)]
+
+
+def validate(network: ClipClassifier) -> dict[str, float]:
+    logits = video_logits(network, made_clips()[:, None])
+    return validation_series(logits, LABELS.numpy())
+
+
+def train(
+    checkpoints: Path,
+    on_epoch: Callable[[Sequence[EpochRow]], None] = lambda _: None,
+    config: TrainConfig = CONFIG,
+    binding: str = "binding",
+) -> tuple[ClipClassifier, FitResult]:
+    network = small_network()
+    result = fit(
+        network,
+        batches_of_epoch,
+        validate,
+        config,
+        seed=0,
+        checkpoints=checkpoints,
+        binding=binding,
+        on_epoch=on_epoch,
+    )
+    return network, result
+
+
+def weights_of(network: ClipClassifier) -> list[bytes]:
+    return [value.numpy().tobytes() for value in network.state_dict().values()]
+
+
+def comparable(history: Sequence[EpochRow]) -> list[EpochRow]:
+    return [
+        {name: value for name, value in row.items() if name not in MEASURED_SERIES}
+        for row in history
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClipClassifier, FitResult]:
+    return train(tmp_path_factory.mktemp("checkpoints"))
+
+
+class Stopped(Exception):
+    """Stands for the end of the process."""
+
+
+def test_two_trainings_are_equal(
+    tmp_path: Path, uninterrupted: tuple[ClipClassifier, FitResult]
+) -> None:
+    network, result = train(tmp_path)
+    assert weights_of(network) == weights_of(uninterrupted[0])
+    assert comparable(result.history) == comparable(uninterrupted[1].history)
+    assert result.best_epoch == uninterrupted[1].best_epoch
+
+
+@pytest.mark.parametrize("epochs_done", range(1, 6))
+def test_stopped_and_resumed_it_ends_with_the_same_weights(
+    tmp_path: Path, epochs_done: int, uninterrupted: tuple[ClipClassifier, FitResult]
+) -> None:
+    def stop(history: Sequence[EpochRow]) -> None:
+        if len(history) == epochs_done:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(tmp_path, stop)
+    seen: list[int] = []
+    network, result = train(tmp_path, lambda history: seen.append(len(history)))
+    assert seen == list(range(epochs_done, 6)), "an epoch was trained or reported twice"
+    assert weights_of(network) == weights_of(uninterrupted[0])
+    assert comparable(result.history) == comparable(uninterrupted[1].history)
+
+
+@pytest.mark.parametrize("files_written", range(0, 14, 3))
+def test_stopped_while_writing_it_ends_with_the_same_weights(
+    tmp_path: Path,
+    files_written: int,
+    uninterrupted: tuple[ClipClassifier, FitResult],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rename = Path.replace
+    written: list[Path] = []
+
+    def stopping(source: Path, target: Path) -> Path:
+        if len(written) == files_written:
+            raise Stopped
+        written.append(target)
+        return rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopping)
+        with pytest.raises(Stopped):
+            train(tmp_path)
+    network, result = train(tmp_path)
+    assert weights_of(network) == weights_of(uninterrupted[0])
+    assert comparable(result.history) == comparable(uninterrupted[1].history)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_loop import train
+
+def kill(history):
+    if len(history) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(Path(sys.argv[1]), kill)
+"""
+
+
+def test_killed_and_resumed_it_ends_with_the_same_weights(
+    tmp_path: Path, uninterrupted: tuple[ClipClassifier, FitResult]
+) -> None:
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    ended = subprocess.run(command, env=environment, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert (tmp_path / "epoch-0001.pt").is_file()
+    network, result = train(tmp_path)
+    assert weights_of(network) == weights_of(uninterrupted[0])
+    assert comparable(result.history) == comparable(uninterrupted[1].history)
+
+
+def test_a_damaged_checkpoint_costs_one_epoch(
+    tmp_path: Path, uninterrupted: tuple[ClipClassifier, FitResult]
+) -> None:
+    _, result = train(tmp_path)
+    result.checkpoint.write_bytes(b"damaged")
+    seen: list[int] = []
+    network, _ = train(tmp_path, lambda history: seen.append(len(history)))
+    assert seen == [4, 5]
+    assert weights_of(network) == weights_of(uninterrupted[0])
+
+
+def test_another_binding_starts_anew(tmp_path: Path) -> None:
+    train(tmp_path)
+    seen: list[int] = []
+    train(tmp_path, lambda history: seen.append(len(history)), binding="other")
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_another_number_format_starts_anew(tmp_path: Path) -> None:
+    train(tmp_path, config=replace(CONFIG, mixed_precision=False))
+    half = Precision(torch.device("cpu"), torch.bfloat16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fvc.epoch.choose_precision", lambda _: half)
+        seen: list[int] = []
+        _, result = train(tmp_path, lambda history: seen.append(len(history)))
+    assert seen == [1, 2, 3, 4, 5]
+    assert result.precision == "cpu bfloat16"
+
+
+def test_an_epoch_is_reported_after_its_checkpoint_is_on_disk(tmp_path: Path) -> None:
+    def look(history: Sequence[EpochRow]) -> None:
+        assert (tmp_path / f"epoch-{len(history) - 1:04d}.pt").is_file()
+        assert [row["epoch"] for row in history] == list(range(len(history)))
+
+    train(tmp_path, look)
+
+
+def test_the_network_ends_with_the_weights_of_the_best_epoch(tmp_path: Path) -> None:
+    losses = iter([0.5, 0.2, 0.4])
+    weights: list[list[bytes]] = []
+
+    def scripted(network: ClipClassifier) -> dict[str, float]:
+        weights.append(weights_of(network))
+        return {"validation/loss": next(losses)}
+
+    network = small_network()
+    config = replace(CONFIG, epochs=3)
+    result = fit(
+        network,
+        batches_of_epoch,
+        scripted,
+        config,
+        seed=0,
+        checkpoints=tmp_path,
+        binding="b",
+        on_epoch=lambda _: None,
+    )
+    assert result.best_epoch == 1
+    assert weights_of(network) == weights[1]
+
+
+def rows(values: list[float], name: str = "validation/loss") -> list[EpochRow]:
+    return [{"epoch": epoch, name: value} for epoch, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("values", "best_by", "expected"),
+    [
+        ([0.5, 0.2, 0.2, 0.4], "validation/loss", 1),
+        ([0.5, 0.9, 0.9, 0.4], "validation/roc_auc", 1),
+        ([0.1, 0.2, 0.4], "validation/macro_f1", 2),
+    ],
+)
+def test_the_best_epoch_is_the_first_of_the_best(
+    values: list[float], best_by: str, expected: int
+) -> None:
+    assert best_epoch(rows(values, best_by), best_by) == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "finished"),
+    [
+        ([], False),
+        ([0.5, 0.4, 0.3, 0.2], False),
+        ([0.5, 0.4, 0.3, 0.2, 0.1], True),
+        ([0.5, 0.6], False),
+        ([0.5, 0.6, 0.6], True),
+    ],
+)
+def test_training_ends_with_its_epochs_or_its_patience(losses: list[float], finished: bool) -> None:
+    assert is_finished(rows(losses), replace(CONFIG, patience=2)) is finished
+
+
+def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    def poisoned(epoch: int) -> list[Batch]:
+        batches = batches_of_epoch(epoch)
+        nothing = torch.full((4,), torch.nan)
+        return batches if epoch < 2 else [(pixels, nothing) for pixels, _ in batches]
+
+    with pytest.raises(FvcError, match=r"epoch 2: train/loss is nan.*train\.learning_rate"):
+        fit(
+            small_network(),
+            poisoned,
+            validate,
+            CONFIG,
+            seed=0,
+            checkpoints=tmp_path,
+            binding="b",
+            on_epoch=lambda _: None,
+        )
+    names = sorted(path.name for path in tmp_path.glob("epoch-*.pt"))
+    assert names == ["epoch-0000.pt", "epoch-0001.pt"]
+
+
+def test_an_undefined_series_cannot_choose_the_best_epoch(tmp_path: Path) -> None:
+    config = replace(CONFIG, best_by="validation/roc_auc")
+    with pytest.raises(FvcError, match="of one class"):
+        fit(
+            small_network(),
+            batches_of_epoch,
+            lambda _: validation_series(np.zeros(3), np.zeros(3, np.int64)),
+            config,
+            seed=0,
+            checkpoints=tmp_path,
+            binding="b",
+            on_epoch=lambda _: None,
+        )
+
+
+@pytest.mark.slow
+def test_the_real_network_resumes_byte_for_byte(tmp_path: Path) -> None:
+    model = ModelConfig(network="r3d_18", pretrained="none", head_channels=512, dropout=0.5)
+    clips = ClipsConfig(num_clips=1, num_frames=8, side_px=32, timeout_s=1.0)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (4, 8, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    batch = pixels, torch.tensor([0.0, 1.0, 0.0, 1.0])
+
+    def run(folder: Path, stop_after: int) -> list[bytes]:
+        def stop(history: Sequence[EpochRow]) -> None:
+            if len(history) == stop_after:
+                raise Stopped
+
+        torch.manual_seed(0)
+        network = build_network(model, clips)
+        fit(
+            network,
+            lambda _: [batch, batch],
+            lambda network: {"validation/loss": 1 / float(video_logits(network, [pixels])[0] + 9)},
+            replace(CONFIG, epochs=3, learning_rate=1.0e-4),
+            seed=0,
+            checkpoints=folder,
+            binding="b",
+            on_epoch=stop,
+        )
+        return weights_of(network)
+
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped", stop_after=1)
+    assert run(tmp_path / "stopped", stop_after=9) == run(tmp_path / "whole", stop_after=9)
+
+
+def test_eight_clips_can_be_learnt_by_heart(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=25, patience=25, learning_rate=2.0e-2)
+    _, result = train(tmp_path, config=config)
+    last = result.history[-1]
+    assert last["validation/roc_auc"] == 1.0
+    assert last["validation/loss"] < 0.3 < result.history[0]["validation/loss"]

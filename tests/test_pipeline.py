@@ -1,0 +1,160 @@
+"""The policies that hold the pipeline together: what is said in two places must agree."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fvc import tracking
+from fvc.__main__ import planned_flags, stage_commands
+from fvc.config import load_params
+
+ROOT = Path(__file__).parents[1]
+PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+STAGES = list(PIPELINE["stages"])
+LIBRARY = [
+    path
+    for path in sorted((ROOT / "fvc").rglob("*.py"))
+    if "stages" not in path.parts and path.name != "__main__.py"
+]
+
+
+def source_of(module: str) -> Path | None:
+    """The file of one of our modules; None for a name inside a module."""
+    path = ROOT / Path(*module.split("."))
+    if path.is_dir():
+        return path / "__init__.py"
+    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else None
+
+
+def imports_of(source: Path) -> set[Path]:
+    """Our own files that a file imports, at the top or inside its functions."""
+    modules = []
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    found = {source_of(module) for module in modules if module.split(".")[0] == "fvc"}
+    # Empty package files run nothing.
+    return {path for path in found if path and "import" in path.read_text(encoding="utf-8")}
+
+
+def reach_of(source: Path) -> set[Path]:
+    reached, waiting = set(), {source}
+    while waiting:
+        current = waiting.pop()
+        reached.add(current)
+        waiting |= imports_of(current) - reached
+    return reached
+
+
+def params_read(source: Path) -> set[str]:
+    """The sections `x` that a stage reads as `params.x`."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "params"
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_files_a_stage_runs(stage: str) -> None:
+    runs = reach_of(ROOT / "fvc" / "stages" / f"{stage}.py")
+    expected = {path.relative_to(ROOT).as_posix() for path in runs}
+    deps = {dep for dep in PIPELINE["stages"][stage]["deps"] if dep.endswith(".py")}
+    lines = "".join(f"\n      - {path}" for path in sorted(expected))
+    assert deps == expected, f"DVC would not see a change; the deps of {stage} are:{lines}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_the_sections_a_stage_reads(stage: str) -> None:
+    read = params_read(ROOT / "fvc" / "stages" / f"{stage}.py")
+    assert set(PIPELINE["stages"][stage]["params"]) >= read
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_outputs_and_inputs_are_flags_of_the_command(stage: str) -> None:
+    command = stage_commands(ROOT / "dvc.yaml")[stage]
+    flags = planned_flags(stage, command, ["--fold", "3"])
+    assert flags, f"{stage} has no flags"
+    outs = [next(iter(out)) if isinstance(out, dict) else out for out in named_outs(stage)]
+    missing = [out for out in outs if out.replace("${item.fold}", "3") not in flags]
+    assert not missing, "an output is written nowhere in the command"
+
+
+def named_outs(stage: str) -> list[Any]:
+    return list(PIPELINE["stages"][stage]["outs"])
+
+
+def test_stages_never_import_each_other() -> None:
+    for source in (ROOT / "fvc" / "stages").glob("*.py"):
+        others = [path for path in imports_of(source) if path.parent.name == "stages"]
+        assert not others, f"{source.name} imports {others}"
+
+
+@pytest.mark.parametrize("source", LIBRARY, ids=lambda path: path.stem)
+def test_the_library_imports_no_stage_and_little_else(source: Path) -> None:
+    imports = imports_of(source)
+    assert not [path for path in imports if "stages" in path.parts]
+    foundations = {"errors.py", "files.py", "config.py", "seeding.py", "records.py"}
+    others = {path.name for path in imports if path.name not in foundations}
+    assert len(others) <= 4, f"{source.name} knows too many of its neighbours: {others}"
+
+
+DOORS = {
+    "av": {"video.py", "encoding.py"},
+    "zipfile": {"archives.py", "clip_files.py", "corpus.py"},
+    "pebble": {"pool.py"},
+    "mlflow": {"tracking.py", "serving.py", "served_model.py", "register.py"},
+}
+
+
+@pytest.mark.parametrize("engine", DOORS)
+def test_each_engine_has_its_door(engine: str) -> None:
+    pattern = re.compile(rf"^\s*(import|from) {engine}\b", re.MULTILINE)
+    users = {
+        path.name
+        for path in (ROOT / "fvc").rglob("*.py")
+        if pattern.search(path.read_text(encoding="utf-8"))
+    }
+    assert users <= DOORS[engine], f"{engine} is used past its door"
+
+
+def test_training_imports_little(tmp_path: Path) -> None:
+    """A GPU machine may have no MLflow, DVC, PyAV or polars."""
+    for module in ("loop", "predict", "networks"):
+        for path in reach_of(source_of(f"fvc.{module}") or tmp_path):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = [
+                (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
+                for node in tree.body
+                if isinstance(node, ast.Import | ast.ImportFrom)
+            ]
+            heavy = {"mlflow", "dvc", "av", "polars", "sklearn", "cv2", "pydantic"}
+            found = {name.split(".")[0] for name in names} & heavy
+            assert not found, f"{path.name} imports {found} at its top"
+
+
+def test_runs_are_told_apart_by_what_training_reads() -> None:
+    assert set(PIPELINE["stages"]["train"]["params"]) == set(tracking.TRAINING_SECTIONS)
+
+
+def test_folds_of_the_matrix_are_the_folds_of_the_params() -> None:
+    assert PIPELINE["stages"]["train"]["matrix"] == {"fold": "${split.folds}"}
+    assert load_params(ROOT / "params.yaml").split.folds == (0, 1, 2, 3, 4)
+
+
+def test_the_project_has_an_entry_point_for_each_stage() -> None:
+    project = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
+    assert set(project["entry_points"]) == {"main", "predict", *STAGES}
+
+
+def test_requirements_are_pinned_and_name_no_index() -> None:
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        assert re.match(r"[\w.\-\[\]]+==[\w.+!]+( ; .+)?$", line), line

@@ -1,0 +1,78 @@
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fvc.config import ClipsConfig
+from fvc.networks import ClipClassifier
+from fvc.predict import clip_logits, probability_fake, video_logit, video_logits
+
+CLIPS = ClipsConfig(num_clips=3, num_frames=4, side_px=16, timeout_s=1.0)
+
+
+@pytest.fixture
+def network() -> ClipClassifier:
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv3d(3, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ReLU())
+    return ClipClassifier(features, channels=6, dropout=0.5, clips=CLIPS)
+
+
+def random_pixels(seed: int, num_clips: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (num_clips, 4, 3, 16, 16), dtype=torch.uint8, generator=generator)
+
+
+def test_each_clip_has_the_logit_that_it_has_alone(network: ClipClassifier) -> None:
+    pixels = random_pixels(0, num_clips=11)
+    logits = clip_logits(network, pixels)
+    alone = torch.cat([clip_logits(network, pixels[row : row + 1]) for row in range(11)])
+    assert logits.shape == (11,)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, alone)
+
+
+def test_scoring_a_network_in_training_changes_nothing_in_it(network: ClipClassifier) -> None:
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first = clip_logits(network, random_pixels(0))
+    assert torch.equal(clip_logits(network, random_pixels(0)), first), "dropout is active"
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), f"scoring moved {name}"
+
+
+def test_a_video_does_not_depend_on_the_others(network: ClipClassifier) -> None:
+    together = video_logits(network, [random_pixels(seed) for seed in range(4)])
+    alone = [video_logits(network, [random_pixels(seed)])[0] for seed in range(4)]
+    assert together.dtype == np.float64
+    assert together.tolist() == alone
+    assert len(set(alone)) == 4
+
+
+def test_videos_are_loaded_one_at_a_time(network: ClipClassifier) -> None:
+    scored: list[int] = []
+    network.register_forward_hook(lambda *_: scored.append(1))
+
+    def load() -> Iterator[Tensor]:
+        for seed in range(3):
+            assert len(scored) == seed, "all videos are in memory at once"
+            yield random_pixels(seed)
+
+    assert len(video_logits(network, load())) == 3
+
+
+def test_the_logit_of_a_video_is_the_mean() -> None:
+    assert video_logit(torch.tensor([1.0, 2.0, 6.0])) == 3.0
+
+
+def test_clips_of_another_shape_are_refused(network: ClipClassifier) -> None:
+    with pytest.raises(ValueError, match=r"not \(N, 3, 4, 16, 16\)"):
+        clip_logits(network, random_pixels(0)[:, :2])
+
+
+@pytest.mark.parametrize("logit", [-800.0, -2.0, 0.0, 0.3, 5.0, 800.0])
+def test_the_probability_is_the_logistic_function(logit: float) -> None:
+    expected = 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
+    assert probability_fake(logit) == pytest.approx(expected, abs=1e-15)

@@ -1,0 +1,84 @@
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fvc import probing
+from fvc.config import load_params
+from fvc.encoding import encode
+from fvc.fingerprint import HASH_BYTES
+from fvc.probing import CODE, examine, keep
+
+ROOT = Path(__file__).parents[1]
+CONFIG = load_params(ROOT / "params.yaml").index
+FOUNDATIONS = {"config", "errors", "files"}
+
+
+def video_at(path: Path) -> Path:
+    frames = np.random.default_rng(0).integers(0, 256, (10, 6, 8, 3), dtype=np.uint8)
+    large = frames.repeat(16, axis=1).repeat(16, axis=2)
+    encode(path, list(large), fps=10)
+    return path
+
+
+def test_a_video_is_described(tmp_path: Path) -> None:
+    file = video_at(tmp_path / "video.mp4")
+    found = examine(file, config=CONFIG, probes=tmp_path / "probes")
+    assert found.info is not None
+    assert (found.info.width, found.info.height, found.info.frames) == (128, 96, 10)
+    assert found.size_bytes == file.stat().st_size
+    assert len(found.fingerprint) == 2 * HASH_BYTES, "one second at two frames per second"
+    assert found.refusal is None
+
+
+def test_a_file_that_is_no_video_is_refused_with_a_reason(tmp_path: Path) -> None:
+    file = tmp_path / "video.mp4"
+    file.write_bytes(b"")
+    found = examine(file, config=CONFIG, probes=tmp_path / "probes")
+    assert found.info is None
+    assert found.refusal is not None
+    assert found.refusal[0] == "empty"
+
+
+@pytest.mark.parametrize("content", ["video", "garbage"])
+def test_what_was_kept_is_not_found_out_again(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, probes = tmp_path / "one.mp4", tmp_path / "probes"
+    if content == "video":
+        video_at(file)
+    else:
+        file.write_bytes(b"garbage" * 100)
+    found = examine(file, config=CONFIG, probes=probes)
+    keep(found, config=CONFIG, probes=probes)
+    moved = file.rename(tmp_path / "other.mp4")
+
+    def refuse(_: object) -> None:
+        raise AssertionError("the file was decoded again")
+
+    monkeypatch.setattr(probing, "probe", refuse)
+    unrelated = replace(CONFIG, timeout_s=1.0, min_frames=9, fingerprint_distance=3)
+    assert examine(moved, config=unrelated, probes=probes) == found
+    for other in (replace(CONFIG, fingerprint_fps=1.0), replace(CONFIG, fingerprint_max_frames=3)):
+        with pytest.raises(AssertionError, match="decoded again"):
+            examine(moved, config=other, probes=probes)
+    moved.write_bytes(moved.read_bytes() + b"!")
+    with pytest.raises(AssertionError, match="decoded again"):
+        examine(moved, config=CONFIG, probes=probes)
+
+
+def test_all_code_behind_a_result_is_in_its_key() -> None:
+    reached, waiting = set(), {"probing"}
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        tree = ast.parse((ROOT / "fvc" / f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "fvc":
+                waiting |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fvc."):
+                waiting.add((node.module or "").split(".")[1])
+        waiting -= reached | FOUNDATIONS
+    assert set(CODE) == reached, "findings of older code would be taken for new"

@@ -1,0 +1,132 @@
+from collections.abc import Mapping
+
+import polars as pl
+import pytest
+
+from fvc import sections
+from fvc.metrics import Estimate
+from fvc.probes import Probe
+from fvc.records import FOLDS, REJECTED
+from fvc.report import Section
+from fvc.slices import BINS, Slice
+
+KNOWN = Estimate(value=0.8, low=0.7, high=0.9)
+UNKNOWN = Estimate(value=None, reason="all videos are fake")
+
+
+def every(found: Estimate) -> dict[str, Estimate]:
+    return dict.fromkeys(sections.NAMES, found)
+
+
+def probes_of(value: float | None) -> Mapping[str, Probe]:
+    probe = Probe(roc_auc=Estimate(value=value), accuracy=Estimate(value=0.5))
+    return dict.fromkeys(sections.PROBES, probe)
+
+
+def cells(section: Section) -> list[str]:
+    return [cell for grid in section.grids for row in grid.rows for cell in row]
+
+
+def test_the_headline_follows_the_probes() -> None:
+    beats = sections.headline_of(every(KNOWN), every(KNOWN), probes_of(0.6), 0)
+    open_ = sections.headline_of(every(KNOWN), every(KNOWN), probes_of(0.75), 0)
+    assert beats.beats_probes
+    assert not open_.beats_probes
+    assert "not shown" in open_.statement
+    assert dict(open_.facts)["Does its interval lie above the best probe?"].startswith("No")
+
+
+def test_the_headline_counts_per_video_and_per_cascade() -> None:
+    cascade = every(Estimate(value=0.5, low=0.4, high=0.6))
+    found = sections.headline_of(every(KNOWN), cascade, probes_of(0.5), 0)
+    assert found.numbers == [
+        ("ROC-AUC per video", "0.800", "0.700 to 0.900"),
+        ("ROC-AUC per cascade", "0.500", "0.400 to 0.600"),
+        ("macro-F1 per video", "0.800", "0.700 to 0.900"),
+        ("macro-F1 per cascade", "0.500", "0.400 to 0.600"),
+    ]
+
+
+def test_what_is_unknown_is_said_with_its_reason() -> None:
+    found = sections.headline_of(every(UNKNOWN), every(UNKNOWN), probes_of(None), 0)
+    assert ("ROC-AUC per video", "unknown", "all videos are fake") in found.numbers
+    table = sections.measures_section(every(UNKNOWN), every(KNOWN), 0.95)
+    assert "unknown: all videos are fake" in cells(table)
+    assert "0.800 (0.700 to 0.900)" in cells(table)
+
+
+@pytest.mark.parametrize(("leaks", "answer"), [(0, "No"), (2, "Yes")])
+def test_leaks_are_told(leaks: int, answer: str) -> None:
+    found = sections.headline_of(every(KNOWN), every(KNOWN), probes_of(0.5), leaks)
+    told = dict(found.facts)["Is any cascade in two parts of the split?"]
+    assert told == f"{answer}; the audit found {leaks} leaks"
+
+
+def test_data_are_counted_by_part_and_rejected_by_reason() -> None:
+    places = FOLDS.frame(
+        [
+            {
+                "video_id": f"v{row}",
+                "group": f"g{row // 2}",
+                "label": "fake" if row else "real",
+                "part": "fold",
+                "fold": 0,
+                "validates": [],
+            }
+            for row in range(5)
+        ]
+    )
+    reasons = ["empty", "not_annotated", "not_annotated"]
+    rejected = pl.DataFrame({"reason": reasons, "video_id": "v", "path": "p", "detail": "d"})
+    section = sections.data_section(
+        places, rejected.select(list(REJECTED.columns)), {"groups": 4, "real": 5, "fake": 6}
+    )
+    usable, refused = section.grids
+    assert usable.rows[0][1:] == ("5", "3", "1", "4")
+    assert usable.rows[1][1:] == ("11", "4", "5", "6")
+    assert refused.rows == [("not annotated", "2"), ("empty", "1"), ("total", "3")]
+
+
+def test_nothing_rejected_needs_no_table() -> None:
+    places, rejected = FOLDS.frame([]), REJECTED.frame([])
+    section = sections.data_section(places, rejected, {"groups": 0, "real": 0, "fake": 0})
+    assert len(section.grids) == 1
+
+
+def test_folds_have_mean_and_deviation() -> None:
+    measured = {0: dict.fromkeys(sections.NAMES, 0.5), 1: dict.fromkeys(sections.NAMES, 0.7)}
+    calibration = {
+        "temperature": 1.5,
+        "threshold": 0.5,
+        "abstain_low": 0.4,
+        "abstain_high": 0.6,
+        "num_real": 3,
+        "num_fake": 4,
+    }
+    section = sections.folds_section(measured, {0: calibration}, [])
+    assert section.grids[0].rows[0] == ("ROC-AUC", "0.500", "0.700", "0.600", "0.141")
+    learned = section.grids[1].rows[0]
+    assert learned == ("fold 0", "1.50", "0.400", "0.500", "0.600", "3 videos", "4 videos")
+
+
+def test_spread_needs_two_values() -> None:
+    assert sections.spread([None, 0.5]) == (0.5, None)
+    assert sections.spread([None]) == (None, None)
+
+
+def test_every_probe_and_every_slice_has_its_row() -> None:
+    probes = sections.probes_section(probes_of(0.5), every(KNOWN), [])
+    assert {row[0] for row in probes.grids[0].rows} == {"this model", *sections.PROBES.values()}
+    slices = [
+        Slice(
+            by=by, name="one", num_videos=9, num_groups=3, num_fake=4, roc_auc=KNOWN, accuracy=KNOWN
+        )
+        for by in sections.PROPERTIES
+    ]
+    found = sections.slices_section(slices, [])
+    assert [grid.rows[0][:4] for grid in found.grids] == [("one", "9", "3", "4")] * 6
+    assert set(BINS) <= set(sections.PROPERTIES)
+
+
+def test_the_limits_name_what_pixels_cannot_see() -> None:
+    assert "pixels cannot see that" in " ".join(sections.limits_section().text)

@@ -1,0 +1,124 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import polars as pl
+import pytest
+from mlflow.tracking import MlflowClient
+
+from fvc import tracking
+from fvc.config import load_params
+from fvc.records import FOLDS
+
+PARAMS = load_params(Path("params.yaml"))
+IDENTITY = tracking.Identity(params=PARAMS, data_sha256="d" * 64, folds_sha256="f" * 64)
+HISTORY = [
+    {"epoch": 1, "train/loss": 0.7, "validation/roc_auc": 0.4},
+    {"epoch": 2, "train/loss": 0.6, "validation/roc_auc": 0.6},
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient]:
+    """A repository with nothing but a dvc.yaml, whose store is empty."""
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    monkeypatch.chdir(tmp_path)
+    yield tracking.connect()
+    mlflow.set_tracking_uri("")
+
+
+@pytest.fixture
+def folds() -> pl.DataFrame:
+    row = {"video_id": "youtube_a", "group": "f0", "label": "fake", "part": "fold", "fold": 0}
+    return FOLDS.frame([{**row, "validates": [1]}])
+
+
+def runs_of(client: MlflowClient, kind: str) -> list[mlflow.entities.Run]:
+    experiment = tracking.experiment_id(client)
+    return list(client.search_runs([experiment], f"tags.`fvc.kind` = '{kind}'"))
+
+
+def test_a_killed_fold_goes_on_in_its_run(
+    store: MlflowClient, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    def killed_after_an_epoch() -> None:
+        with tracking.fold_run(IDENTITY, 3, folds, tmp_path / "runs") as run:
+            run.log_history(HISTORY[:1])
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        killed_after_an_epoch()
+    with tracking.fold_run(IDENTITY, 3, folds, tmp_path / "runs") as run:
+        run.log_history(HISTORY)
+    [only] = runs_of(store, "fold")
+    steps = [point.step for point in store.get_metric_history(only.info.run_id, "train/loss")]
+    assert sorted(steps) == [1, 2], "the resumed run logged a step twice or left one out"
+    assert only.info.status == "FINISHED"
+    assert only.data.tags["fvc.fold"] == "3"
+    [dataset] = only.inputs.dataset_inputs
+    assert dataset.dataset.name == "folds"
+
+
+def test_folds_share_one_parent(store: MlflowClient, folds: pl.DataFrame, tmp_path: Path) -> None:
+    for fold in (0, 1):
+        with tracking.fold_run(IDENTITY, fold, folds, tmp_path / "runs"):
+            pass
+    [parent] = runs_of(store, "cross-validation")
+    children = runs_of(store, "fold")
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert len(children) == 2
+
+
+def test_a_project_run_is_used_and_stays_in_its_experiment(
+    store: MlflowClient, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = store.create_experiment("elsewhere", (tmp_path / "artifacts").as_uri())
+    given = store.create_run(experiment).info.run_id
+    store.log_param(given, "fold", "3")
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    with tracking.fold_run(IDENTITY, 3, folds, tmp_path / "runs") as run:
+        assert run.run_id == given
+        run.log_history(HISTORY)
+    assert len(store.search_runs([experiment])) == 1
+    assert store.get_experiment_by_name("fvc") is None, "a second experiment was made"
+    assert not (tmp_path / "runs").exists(), "a project run must not be taken for DVC's fold"
+
+
+def test_a_missing_fold_run_is_rebuilt_once(store: MlflowClient, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"weights")
+    evidence = tmp_path / "evaluation"
+    evidence.mkdir()
+    (evidence / "report.html").write_text("<p>report</p>")
+    outputs = tracking.FoldOutputs(
+        fold=0,
+        weights_sha256="a" * 64,
+        history=HISTORY,
+        results={"test/roc_auc": 0.5},
+        files=[weights],
+    )
+    for _ in range(2):
+        tracking.complete_cross_validation(IDENTITY, [outputs], {"roc_auc": 0.5}, evidence)
+    [restored] = runs_of(store, "fold")
+    assert restored.data.tags["fvc.restored"] == "true"
+    assert restored.data.metrics["test/roc_auc"] == 0.5
+    [parent] = runs_of(store, "cross-validation")
+    assert parent.info.status == "FINISHED"
+    assert len(store.get_metric_history(parent.info.run_id, "roc_auc")) == 1
+    assert [file.path for file in store.list_artifacts(parent.info.run_id)] == ["report.html"]
+
+
+def test_the_store_lies_in_the_root_that_dvc_names(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "copy"
+    elsewhere.mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(elsewhere)
+    tracking.connect()
+    assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    experiment = store.get_experiment(tracking.experiment_id(tracking.connect()))
+    assert experiment.artifact_location == (tmp_path / "mlruns").as_uri()

@@ -1,0 +1,345 @@
+import io
+import pickle
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from jaxtyping import UInt8
+
+from fvc import video
+from fvc.config import ClipsConfig
+from fvc.encoding import encode
+from fvc.sampling import sample_frames
+from fvc.video import REASONS, Clips, VideoError, probe, read_clips, read_frames
+
+SIDE_PX = 64
+NUM_BITS = 12
+CONFIG = ClipsConfig(num_clips=2, num_frames=5, side_px=SIDE_PX, timeout_s=60.0)
+# A folder beside the repository, of broken and unusual files.
+DAMAGED = Path(__file__).parents[2] / "shared" / "damaged"
+
+
+def barcodes(num_frames: int, quarters: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Frames that show their own number, turned by so many quarters counter-clockwise.
+
+    Sixteen squares: 1 0, twelve bits of the number, 0 1; over a texture that
+    moves, so that every frame depends on the ones it refers to.
+    """
+    texture = np.random.default_rng(0).integers(0, 60, (300, 300, 3), dtype=np.uint8)
+    for number in range(num_frames):
+        bits = [1, 0, *(number >> bit & 1 for bit in range(NUM_BITS)), 0, 1]
+        squares = np.array(bits, np.uint8).reshape(4, 4).repeat(16, 0).repeat(16, 1)
+        window = texture[2 * number % 200 :, number % 200 :][:SIDE_PX, :SIDE_PX]
+        frame = 30 + 150 * squares[..., None] + window
+        yield np.ascontiguousarray(np.rot90(frame, quarters))
+
+
+def read_barcode(image: UInt8[np.ndarray, "3 H W"]) -> int:
+    levels = image.mean(axis=0).reshape(4, 16, 4, 16).mean(axis=(1, 3)).ravel()
+    bits = levels > 130
+    assert bits[[0, 15]].all(), "the frame is not upright, or is none of the video's"
+    assert not bits[[1, 14]].any(), "the frame is not upright, or is none of the video's"
+    return int(sum(1 << bit for bit in range(NUM_BITS) if bits[2 + bit]))
+
+
+def numbers_shown(clips: Clips) -> list[list[int]]:
+    return [[read_barcode(image) for image in clip] for clip in clips.pixels]
+
+
+def evenly_spaced(num_frames: int, config: ClipsConfig = CONFIG) -> list[list[int]]:
+    boundaries = np.arange(num_frames + 1)
+    return sample_frames(boundaries, config.num_clips, config.num_frames).tolist()
+
+
+def barcode_video(num_frames: int = 50, **settings: Any) -> io.BytesIO:
+    buffer = io.BytesIO()
+    quarters = -settings.get("rotation_deg", 0) // 90
+    encode(buffer, barcodes(num_frames, quarters), **settings)
+    return buffer
+
+
+def in_sequence(source: io.BytesIO | Path, monkeypatch: pytest.MonkeyPatch) -> Clips:
+    with monkeypatch.context() as patched:
+        patched.setattr(video, "distrust", lambda packets, clock: "a test wants it so")  # noqa: ARG005
+        return read_clips(source, CONFIG)
+
+
+X264 = {"g": "12", "bf": "3"}
+MPEG4 = {"g": "12", "bf": "2", "b": "2M"}
+PLANNED = [
+    ("libx264", "mp4", {"g": "1"}),
+    ("libx264", "mp4", {"g": "12", "bf": "0"}),
+    ("libx264", "mp4", X264),
+    ("libx264", "mkv", X264),
+    ("libx264", "mpegts", X264),
+    ("libx264", "mov", {"g": "250", "bf": "3"}),
+    ("libx264", "avi", {"g": "12", "bf": "0"}),
+    # B-frames are announced, and none is used.
+    ("libx264", "mp4", {"g": "12", "bf": "3", "x264-params": "b-adapt=1:b-bias=-100"}),
+    ("libx264", "mp4", X264 | {"x264-params": "open-gop=1:scenecut=0:b-adapt=0:bframes=5"}),
+    ("libx264", "mkv", X264 | {"x264-params": "open-gop=1:interlaced=1"}),
+    ("libx265", "mp4", {"x265-params": "keyint=12:bframes=4:open-gop=1"}),
+    ("libx265", "mkv", {"x265-params": "keyint=12:bframes=4:open-gop=0"}),
+    ("libx265", "mp4", {"x265-params": "keyint=12:bframes=3:b-adapt=0:temporal-layers=2"}),
+    ("libvpx-vp9", "webm", {"g": "12"}),
+    ("libvpx-vp9", "webm", {"g": "30", "deadline": "good", "lag-in-frames": "16"}),
+    ("libvpx", "webm", {"g": "12"}),
+    ("libsvtav1", "mp4", {"g": "12"}),
+    ("libsvtav1", "webm", {"g": "250"}),
+    ("mpeg4", "avi", MPEG4),
+    ("mpeg4", "mp4", MPEG4 | {"bf": "0"}),
+    ("mpeg2video", "mpeg", MPEG4 | {"b": "4M"}),
+]
+
+
+@pytest.mark.parametrize(("codec", "container", "options"), PLANNED)
+def test_every_sampled_frame_is_the_right_one(
+    codec: str, container: str, options: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = barcode_video(codec=codec, container=container, options=options)
+    clips = read_clips(source, CONFIG)
+    assert clips.decoded_in_sequence is None, "frames of a sound video are not picked"
+    assert numbers_shown(clips) == evenly_spaced(50)
+    whole = in_sequence(source, monkeypatch)
+    assert np.array_equal(clips.pixels, whole.pixels), "picked frames differ from a full decode"
+    assert clips.spans_s == whole.spans_s
+
+
+UNPICKABLE = [
+    # AVI stores decoding times alone.
+    ("libx264", "avi", X264, "nothing tells the order of appearance"),
+    # Decoding can start anywhere, but is right only after some frames.
+    ("libx264", "mp4", X264 | {"x264-params": "intra-refresh=1"}, "frames do not come out"),
+]
+
+
+@pytest.mark.parametrize(("codec", "container", "options", "reason"), UNPICKABLE)
+def test_where_frames_cannot_be_picked_all_are_decoded(
+    codec: str, container: str, options: Mapping[str, str], reason: str
+) -> None:
+    clips = read_clips(barcode_video(codec=codec, container=container, options=options), CONFIG)
+    assert reason in (clips.decoded_in_sequence or "")
+    assert numbers_shown(clips) == evenly_spaced(50)
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", X264),
+        ("libx265", {"x265-params": "keyint=12:bframes=4"}),
+        ("mpeg4", MPEG4),
+        ("mpeg4", MPEG4 | {"bf": "0"}),
+        ("libvpx-vp9", {"g": "12"}),
+    ],
+)
+def test_a_file_that_calls_every_frame_a_key_frame_is_not_believed(
+    codec: str, options: Mapping[str, str]
+) -> None:
+    whole = barcode_video(codec=codec, options=options).getvalue()
+    assert whole.count(b"stss") == 1
+    # Without its table of key frames, an mp4 file says that all frames are.
+    clips = read_clips(io.BytesIO(whole.replace(b"stss", b"free")), CONFIG)
+    assert numbers_shown(clips) == evenly_spaced(50)
+
+
+@pytest.mark.parametrize("rotation_deg", [0, 90, 180, 270])
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_rotated_videos_are_upright(rotation_deg: int, container: str) -> None:
+    source = barcode_video(rotation_deg=rotation_deg, container=container)
+    assert numbers_shown(read_clips(source, CONFIG)) == evenly_spaced(50)
+    assert probe(source).rotation_deg == (360 - rotation_deg) % 360
+
+
+@pytest.mark.parametrize("rotation_deg", [0, 90, 180, 270])
+def test_mirrored_videos_are_upright(rotation_deg: int) -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", "mp4") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.width = stream.height = SIDE_PX
+        stream.pix_fmt = "yuv420p"
+        stream.set_display_rotation(rotation_deg, hflip=True)
+        for frame in barcodes(5):
+            # The mirror comes after the turn, so it goes before its inverse.
+            stored = np.rot90(frame[:, ::-1], -rotation_deg // 90)
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), "rgb24")
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode(None))
+    assert numbers_shown(read_clips(buffer, CONFIG)) == evenly_spaced(5)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "mpegts"])
+def test_a_late_start_changes_nothing(container: str) -> None:
+    times_s = [5.0 + 0.04 * number for number in range(50)]
+    clips = read_clips(barcode_video(times_s=times_s, container=container), CONFIG)
+    assert numbers_shown(clips) == evenly_spaced(50)
+    assert clips.spans_s == ((0.0, 1.0), (1.0, 2.0))
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "webm"])
+def test_clips_are_spans_of_time_not_of_frames(container: str) -> None:
+    lengths_ms = np.random.default_rng(1).integers(5, 200, 39)
+    starts_ms = [0, *np.cumsum(lengths_ms).tolist()]
+    codec = "libvpx-vp9" if container == "webm" else "libx264"
+    times_s = [start / 1000 for start in starts_ms]
+    source = barcode_video(40, times_s=times_s, container=container, codec=codec, fps=25)
+    end_ms = round(1000 * probe(source).duration_s)
+    expected = sample_frames(np.array([*starts_ms, end_ms]), 2, 5).tolist()
+    assert numbers_shown(read_clips(source, CONFIG)) == expected
+    assert expected != evenly_spaced(40)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3])
+def test_a_short_video_repeats_its_frames(num_frames: int) -> None:
+    clips = read_clips(barcode_video(num_frames), CONFIG)
+    assert numbers_shown(clips) == evenly_spaced(num_frames)
+    assert clips.pixels.shape == (2, 5, 3, SIDE_PX, SIDE_PX)
+
+
+def test_a_path_and_its_bytes_give_the_same(tmp_path: Path) -> None:
+    source = barcode_video(sound=True)
+    path = tmp_path / "concat:it's 100%.mp4"
+    path.write_bytes(source.getvalue())
+    assert probe(path) == probe(source)
+    from_path, from_bytes = read_clips(path, CONFIG), read_clips(source, CONFIG)
+    assert np.array_equal(from_path.pixels, from_bytes.pixels)
+    assert from_path.spans_s == from_bytes.spans_s
+    assert np.array_equal(read_frames(path, 5.0, 64, 16), read_frames(source, 5.0, 64, 16))
+
+
+@pytest.mark.parametrize("num_frames", [3, 50])
+def test_the_probe_describes_what_is_there(num_frames: int) -> None:
+    source = io.BytesIO()
+    frames = (np.full((48, 86, 3), 20 * (number % 10), np.uint8) for number in range(num_frames))
+    encode(source, frames, fps=Fraction(30000, 1001), rotation_deg=90, sound=True)
+    info = probe(source)
+    assert (info.width, info.height, info.rotation_deg) == (48, 86, 270)
+    assert (info.codec, info.pixel_format, info.frames) == ("h264", "yuv420p", num_frames)
+    assert info.fps == pytest.approx(30000 / 1001, rel=1e-3)
+    assert info.duration_s == pytest.approx(num_frames * 1001 / 30000, rel=1e-3)
+    assert 0 < info.bitrate_bps * info.duration_s / 8 < len(source.getvalue())
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv444p", "yuv420p10le", "yuv422p"])
+def test_other_pixel_formats_show_the_same_frames(pixel_format: str) -> None:
+    source = barcode_video(20, pixel_format=pixel_format)
+    assert probe(source).pixel_format == pixel_format
+    assert numbers_shown(read_clips(source, CONFIG)) == evenly_spaced(20)
+
+
+def test_a_cover_picture_is_not_the_video() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", "mp4") as output:
+        cover = output.add_stream("mjpeg", rate=1)
+        cover.width = cover.height = 128
+        cover.pix_fmt = "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        stream = output.add_stream("libx264", rate=25)
+        stream.width = stream.height = SIDE_PX
+        stream.pix_fmt = "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.zeros((128, 128, 3), np.uint8), "rgb24")
+        output.mux([*cover.encode(picture), *cover.encode(None)])
+        for frame in barcodes(20):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        output.mux(stream.encode(None))
+    assert probe(buffer).codec == "h264"
+    assert numbers_shown(read_clips(buffer, CONFIG)) == evenly_spaced(20)
+
+
+@pytest.mark.parametrize(
+    ("fps", "max_frames", "expected"),
+    [(5.0, 64, 10), (25.0, 64, 50), (100.0, 200, 50), (5.0, 4, 4)],
+)
+def test_fingerprint_frames_are_even_limited_and_never_twice(
+    fps: float, max_frames: int, expected: int
+) -> None:
+    frames = read_frames(barcode_video(), fps, max_frames, SIDE_PX)
+    assert frames.shape == (expected, SIDE_PX, SIDE_PX)
+    numbers = [read_barcode(np.stack([frame] * 3)) for frame in frames]
+    assert numbers == sample_frames(np.arange(51), 1, expected)[0].tolist()
+
+
+def test_fingerprint_frames_of_a_rotated_video_are_upright() -> None:
+    frames = read_frames(barcode_video(rotation_deg=90), 2.0, 64, SIDE_PX)
+    assert read_barcode(np.stack([frames[0]] * 3)) == sample_frames(np.arange(51), 1, 4)[0, 0]
+
+
+def sound_only() -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", "mp4") as output:
+        stream = output.add_stream("aac", rate=48000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 48000
+        output.mux([*stream.encode(frame), *stream.encode(None)])
+    return buffer.getvalue()
+
+
+PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
+REFUSED: Mapping[str, tuple[bytes, str]] = MappingProxyType(
+    {
+        "nothing": (b"", "empty"),
+        "text": (b"<html>404 not found</html>" * 20, "not_a_video"),
+        "noise": (np.random.default_rng(0).bytes(5000), "not_a_video"),
+        "playlist": (PLAYLIST, "not_a_video"),
+        "sound": (sound_only(), "no_video_stream"),
+    }
+)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_video_is_refused_by_a_named_reason(kind: str) -> None:
+    content, reason = REFUSED[kind]
+    for call in (probe, lambda source: read_clips(source, CONFIG)):
+        with pytest.raises(VideoError) as caught:
+            call(io.BytesIO(content))
+        assert caught.value.reason == reason
+
+
+def test_a_video_without_its_header_is_truncated() -> None:
+    whole = barcode_video().getvalue()
+    with pytest.raises(VideoError) as caught:
+        probe(io.BytesIO(whole[: len(whole) // 2]))
+    assert caught.value.reason == "truncated"
+
+
+def test_what_can_be_decoded_of_a_broken_off_video_is_used() -> None:
+    whole = barcode_video(container="mkv", options={"g": "10"}).getvalue()
+    clips = read_clips(io.BytesIO(whole[: len(whole) // 2]), CONFIG)
+    shown = [number for clip in numbers_shown(clips) for number in clip]
+    assert shown == sorted(shown)
+    assert max(shown) < 40
+
+
+def test_a_video_of_which_nothing_can_be_decoded_is_undecodable() -> None:
+    whole = barcode_video(20).getvalue()
+    start, end = whole.index(b"mdat") + 4, whole.index(b"moov") - 4
+    with pytest.raises(VideoError) as caught:
+        probe(io.BytesIO(whole[:start] + bytes(end - start) + whole[end:]))
+    assert caught.value.reason == "undecodable"
+
+
+def test_errors_survive_pickling() -> None:
+    error = pickle.loads(pickle.dumps(VideoError("undecodable", "no frame comes out")))
+    assert (error.reason, error.detail) == ("undecodable", "no frame comes out")
+    assert error.reason in REASONS
+
+
+@pytest.mark.skipif(not DAMAGED.is_dir(), reason=f"there is no {DAMAGED}")
+@pytest.mark.parametrize(
+    "path", sorted(DAMAGED.iterdir()) if DAMAGED.is_dir() else [], ids=lambda path: path.name
+)
+def test_damaged_files_are_decoded_or_refused_by_name(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reasons = []
+    try:
+        probe(path)
+        assert read_clips(path, CONFIG).pixels.shape == (2, 5, 3, SIDE_PX, SIDE_PX)
+    except VideoError as error:
+        reasons.append(error.reason)
+    assert set(reasons) <= set(REASONS)
+    assert capfd.readouterr().err == "", "FFmpeg writes to standard error"
