@@ -10,7 +10,10 @@ from fvc.files import read_json, sha256_of, sha256_of_file, write_json
 from fvc.fingerprint import FRAME_SIDE_PX, fingerprint
 from fvc.video import VideoError, VideoInfo, probe, read_frames
 
-CODE = ("decoding", "fingerprint", "packets", "picture", "probing", "sampling", "video")
+CODE = (
+    *("fingerprint.py", "probing.py", "sampling.py", "video/__init__.py"),
+    *("video/decoding.py", "video/packets.py", "video/picture.py"),
+)
 """The modules behind a result: findings of other code are not taken up again."""
 
 
@@ -78,4 +81,4 @@ def _place(sha256: str, config: IndexConfig, probes: Path) -> Path:
 @cache
 def _code() -> list[str]:
     folder = Path(__file__).parent
-    return [version("av"), *(sha256_of_file(folder / f"{name}.py") for name in CODE)]
+    return [version("av"), *(sha256_of_file(folder / name) for name in CODE)]

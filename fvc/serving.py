@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from shutil import copy2
 from tempfile import TemporaryDirectory
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import mlflow.pyfunc
 import numpy as np
@@ -26,7 +26,7 @@ from fvc.errors import FvcError
 from fvc.files import read_json, write_json
 from fvc.networks import DESCRIPTION, WEIGHTS, ClipClassifier, load_network
 from fvc.predict import clip_logits, video_logit
-from fvc.video import VideoError, read_clips
+from fvc.video import Clips, VideoError, read_clips
 
 SETTINGS = "serving.json"
 PACKAGE = Path(__file__).parent
@@ -77,7 +77,7 @@ class Settings:
         write_json(folder / SETTINGS, value)
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path) -> "Settings":
         """What `write` wrote."""
         value = read_json(folder / SETTINGS, "register")
         return cls(
@@ -110,6 +110,18 @@ class VideoVerdict(PythonModel):
         return [answer(self.network, self.settings, bytes(row)) for row in model_input["video"]]
 
 
+def decode(video: bytes, settings: Settings) -> Clips:
+    """Turn the bytes of a video into the clips that training would have seen.
+
+    Raises:
+        VideoError: It is too large, or cannot be decoded.
+    """
+    if len(video) > settings.max_mib * MIB:
+        detail = f"{len(video) / MIB:.1f} MiB, above {settings.max_mib:.1f}"
+        raise VideoError("too_large", detail)
+    return read_clips(io.BytesIO(video), settings.clips)
+
+
 def answer(network: ClipClassifier, settings: Settings, video: bytes) -> dict[str, Any]:
     """Score the bytes of one video.
 
@@ -119,12 +131,15 @@ def answer(network: ClipClassifier, settings: Settings, video: bytes) -> dict[st
         frame, and the probability of each), `error`; after an error the scores are None
         and the clips empty.
     """
-    if len(video) > settings.max_mib * MIB:
-        return _refusal(f"the video has {len(video) / MIB:.0f} MiB, above {settings.max_mib:.0f}")
     try:
-        clips = read_clips(io.BytesIO(video), settings.clips)
+        clips = decode(video, settings)
     except VideoError as error:
-        return _refusal(f"{error.reason}: {error.detail}")
+        return {
+            "probability_fake": None,
+            "verdict": None,
+            "clips": [],
+            "error": f"{error.reason}: {error.detail}",
+        }
     logits = clip_logits(network, torch.from_numpy(clips.pixels))
     calibration = settings.calibration
     probability = calibration.probability(video_logit(logits))
@@ -141,10 +156,6 @@ def answer(network: ClipClassifier, settings: Settings, video: bytes) -> dict[st
         ],
         "error": None,
     }
-
-
-def _refusal(error: str) -> dict[str, Any]:
-    return {"probability_fake": None, "verdict": None, "clips": [], "error": error}
 
 
 def ask(model: PyFuncModel, video: bytes) -> dict[str, Any]:

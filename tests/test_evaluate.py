@@ -7,12 +7,15 @@ import numpy as np
 import polars as pl
 import pytest
 from matplotlib.figure import Figure
+from mlflow.tracking import MlflowClient
+from source_tree import ROOT
 
+from fvc import tracking
 from fvc.config import Params, load_params
 from fvc.errors import FvcError
 from fvc.files import read_json, write_json
 from fvc.fold_outputs import HISTORY_COLUMNS
-from fvc.records import FOLDS, INDEX, PREDICTIONS, REJECTED
+from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
 from fvc.stages import evaluate
 
 Score = Callable[[np.random.Generator, bool], float]
@@ -206,7 +209,7 @@ def test_two_runs_give_equal_bytes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("blank_pictures")
 def test_each_video_is_tested_once_by_the_fold_that_did_not_train_on_it(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path)
-    tested = evaluate.OUT_OF_FOLD.read(corpus.run() / "out_of_fold.csv")
+    tested = OUT_OF_FOLD.read(corpus.run() / "out_of_fold.csv")
     places = FOLDS.read(tmp_path / "folds.parquet").filter(part="fold")
     assert tested["video_id"].is_unique().all()
     assert set(tested.select("video_id", "fold").rows()) == set(
@@ -275,7 +278,7 @@ def test_one_class_is_reported_as_unknown_not_as_a_number(tmp_path: Path) -> Non
 def test_metrics_are_those_of_the_published_rows(tmp_path: Path) -> None:
     evaluation = make_corpus(tmp_path).run()
     metrics = read_json(evaluation / "metrics.json", "")
-    tested = evaluate.OUT_OF_FOLD.read(evaluation / "out_of_fold.csv")
+    tested = OUT_OF_FOLD.read(evaluation / "out_of_fold.csv")
     right = (tested["label"] == tested["called"]).mean()
     assert metrics["video"]["accuracy"]["value"] == pytest.approx(right, abs=1e-6)
     decided = tested.filter(pl.col("verdict") != "uncertain")
@@ -352,12 +355,19 @@ def test_stale_models_of_more_folds_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("blank_pictures")
-def test_the_command_line_names_every_path(tmp_path: Path) -> None:
-    corpus = make_corpus(tmp_path, num_folds=5, num_groups=24)
+def test_the_command_tracks_what_it_found_and_rebuilds_missing_runs(
+    tmp_path: Path, store: MlflowClient
+) -> None:
+    make_corpus(tmp_path, num_folds=5, num_groups=24)
+    for fold in range(5):
+        (tmp_path / "models" / str(fold) / "weights.safetensors").write_bytes(bytes([fold]))
+    write_json(tmp_path / "clips.json", {"data_sha256": "d" * 64})
     paths = {
+        "params": ROOT / "params.yaml",
         "models": "models",
         "index": "index.parquet",
         "rejected": "rejected.csv",
+        "clips-summary": "clips.json",
         "folds": "folds.parquet",
         "split": "split.json",
         "evaluation": "evaluation",
@@ -366,4 +376,11 @@ def test_the_command_line_names_every_path(tmp_path: Path) -> None:
     evaluate.main(flags)
     metrics = read_json(tmp_path / "evaluation/metrics.json", "")
     assert set(metrics["folds"]["roc_auc"]) == {"0", "1", "2", "3", "4", "mean", "std"}
-    assert corpus.params.seed == 0
+    evaluate.main([*flags, "--only-track"])
+    runs = store.search_runs([tracking.experiment_id(store)])
+    [parent] = [run for run in runs if run.data.tags["fvc.kind"] == "cross-validation"]
+    assert len(runs) == 6, "the second call must find the runs of the first"
+    assert parent.data.metrics["test/roc_auc"] == metrics["video"]["roc_auc"]["value"]
+    assert parent.data.metrics["probes/container_roc_auc"] >= 0
+    files = {file.path for file in store.list_artifacts(parent.info.run_id)}
+    assert files >= {"report.html", "metrics.json", "roc.png"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fvc.packets import Clock, Packet, by_appearance, distrust, packets_to_send, timeline
+from fvc.video.packets import Clock, Packet, by_appearance, distrust, packets_to_send, timeline
 
 CLOCK = Clock(Fraction(1, 1000), Fraction(1, 25), reorders=False, tells_appearance=True)
 

@@ -5,7 +5,7 @@ import pytest
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from fvc.picture import Orientation, displayed_size, letterboxed, orientation, stretched_grey
+from fvc.video.picture import Orientation, displayed_size, letterboxed, orientation, stretched_grey
 
 
 def plain_frame(width: int, height: int, level: int = 200) -> VideoFrame:

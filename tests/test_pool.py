@@ -133,6 +133,13 @@ def test_items_wait_until_results_are_fetched() -> None:
     assert not multiprocessing.active_children(), "a worker outlives the run"
 
 
+@pytest.mark.parametrize("module", ["fvc.video", "fvc.transforms"])
+def test_what_workers_run_imports_neither_torch_nor_tables(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"torch", "mlflow", "polars"} & set(done.stdout.split())
+
+
 def test_workers_do_not_import_torch() -> None:
     ((_, modules),) = run_isolated(loaded_modules, [0], timeout_s=60.0, description="test")
     assert isinstance(modules, list)

@@ -1,9 +1,9 @@
-import ast
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from source_tree import ROOT, reach_of
 
 from fvc import probing
 from fvc.config import load_params
@@ -11,9 +11,8 @@ from fvc.encoding import encode
 from fvc.fingerprint import HASH_BYTES
 from fvc.probing import CODE, examine, keep
 
-ROOT = Path(__file__).parents[1]
 CONFIG = load_params(ROOT / "params.yaml").index
-FOUNDATIONS = {"config", "errors", "files"}
+FOUNDATIONS = {"config.py", "errors.py", "files.py"}
 
 
 def video_at(path: Path) -> Path:
@@ -70,15 +69,6 @@ def test_what_was_kept_is_not_found_out_again(
 
 
 def test_all_code_behind_a_result_is_in_its_key() -> None:
-    reached, waiting = set(), {"probing"}
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        tree = ast.parse((ROOT / "fvc" / f"{name}.py").read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module == "fvc":
-                waiting |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fvc."):
-                waiting.add((node.module or "").split(".")[1])
-        waiting -= reached | FOUNDATIONS
-    assert set(CODE) == reached, "findings of older code would be taken for new"
+    package = ROOT / "fvc"
+    reached = {path.relative_to(package).as_posix() for path in reach_of(package / "probing.py")}
+    assert set(CODE) == reached - FOUNDATIONS, "findings of older code would be taken for new"

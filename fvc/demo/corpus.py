@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
-from fvc.demo.reposts import render
+from fvc.demo.rendering import render
 from fvc.demo.specifications import Plan, Row, Video
 from fvc.errors import FvcError
 from fvc.pool import Failure, run_isolated

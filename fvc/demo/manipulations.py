@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 from jaxtyping import Int64
 
-from fvc.demo.footage import add_noise, sensor_noise
 from fvc.demo.motion import wander
-from fvc.demo.painting import Canvas, stretch
+from fvc.demo.painting import Canvas, add_noise, sensor_noise, stretch
 from fvc.demo.sprites import KINDS, Sprite, draw_sprite, place
 
 Generator = np.random.Generator

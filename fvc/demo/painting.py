@@ -1,4 +1,4 @@
-"""Colours, gradients, textures and light, all in integers, so that equal seeds paint alike."""
+"""Colours, textures, light and noise, all in integers, so that equal seeds paint alike."""
 
 import cv2
 import numpy as np
@@ -6,6 +6,9 @@ from jaxtyping import Int16, UInt8
 
 Colour = tuple[int, int, int]
 Canvas = UInt8[np.ndarray, "H W 3"]
+Noise = tuple[UInt8[np.ndarray, "S S 3"], UInt8[np.ndarray, "S S 3"]]
+
+NOISE_SIDE_PX = 512
 
 
 def colour(generator: np.random.Generator, low: int = 40, high: int = 220) -> Colour:
@@ -87,3 +90,26 @@ def fill_below(canvas: Canvas, rows: list[int], paint: Colour) -> None:
 def box(canvas: Canvas, left: int, top: int, right: int, bottom: int, paint: Colour) -> None:
     """Fill a rectangle, in place; what lies outside the canvas is cut off."""
     canvas[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = paint
+
+
+def sensor_noise(strength: int, generator: np.random.Generator) -> Noise:
+    """Make a field of noise of roughly normal distribution, as what it adds and what it takes.
+
+    Args:
+        strength: Its standard deviation, in levels of 255.
+        generator: Decides the field.
+    """
+    shape = (4, NOISE_SIDE_PX, NOISE_SIDE_PX, 3)
+    # Four uniform bytes have a sum of standard deviation 148.
+    total = generator.integers(0, 256, size=shape, dtype=np.uint8).sum(axis=0, dtype=np.int32) - 510
+    levels = total * strength // 148
+    return levels.clip(0, 255).astype(np.uint8), (-levels).clip(0, 255).astype(np.uint8)
+
+
+def add_noise(frame: Canvas, noise: Noise, number: int) -> Canvas:
+    """Add another part of the noise to every frame."""
+    height, width = frame.shape[:2]
+    top = number * 101 % (NOISE_SIDE_PX - height)
+    left = number * 57 % (NOISE_SIDE_PX - width)
+    adds, takes = (field[top : top + height, left : left + width] for field in noise)
+    return cv2.subtract(cv2.add(frame, adds), takes)

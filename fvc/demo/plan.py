@@ -171,15 +171,11 @@ def _deal_videos(footage: Sequence[Footage], seed: int) -> list[Video]:
     def hand(purpose: str, cards: Sequence[Card]) -> list[Card]:
         return deal(cards, len(footage), generator_for(seed, "demo", purpose))
 
-    places, edits, scales = (
-        hand("place", PLACES),
-        hand("edit", EDITS),
-        hand("scale", SCALES_PERCENT),
-    )
+    places, edits = hand("place", PLACES), hand("edit", EDITS)
+    scales, rates = hand("scale", SCALES_PERCENT), hand("copy rate", RATES_FPS)
     encodings, qualities = hand("encoding", ENCODINGS), hand("quality", QUALITIES)
     rotations, sounds = hand("rotation", ROTATIONS_DEG), hand("sound", SOUNDS)
     odd, variable = hand("odd", ODD_SIZES), hand("variable", VARIABLE_RATES)
-    rates = hand("copy rate", RATES_FPS)
     seen: Counter[str] = Counter()
     videos = []
     for row, source in enumerate(footage):

@@ -1,81 +1,19 @@
-"""What people do to a video before they post it again, and the file that comes out."""
+"""What people do to a video before they post it again."""
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from io import BytesIO
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from fvc.demo.footage import Camera
-from fvc.demo.manipulations import IN_SPACE, IN_TIME
 from fvc.demo.painting import Canvas, box, stretch
-from fvc.demo.specifications import Footage, Video
-from fvc.encoding import encode
-from fvc.seeding import generator_for
+from fvc.demo.specifications import Video
 
 Resized = UInt8[np.ndarray, "h w 3"]
-
-QUALITY_OPTIONS: Mapping[str, tuple[Mapping[str, str], ...]] = MappingProxyType(
-    {
-        "libx264": ({"crf": "20"}, {"crf": "25"}, {"crf": "30"}),
-        "libx265": ({"crf": "20"}, {"crf": "25"}, {"crf": "30"}),
-        "libvpx-vp9": ({"crf": "24"}, {"crf": "32"}, {"crf": "40"}),
-        "libsvtav1": ({"crf": "26"}, {"crf": "34"}, {"crf": "42"}),
-        "mpeg4": ({"b": "1500k"}, {"b": "900k"}, {"b": "500k"}),
-    }
-)
-"""Encoder options of each quality, the best first."""
 
 MIN_SIDE_PX = 96
 TRIM_PERCENT = 12
 DROPPED_PERCENT = 25
-
-
-class Original:
-    """The frames of a cascade's original, manipulated where it is a fake."""
-
-    def __init__(self, footage: Footage) -> None:
-        self.camera = Camera(footage)
-        self.order = np.arange(footage.num_frames)
-        self.changes = []
-        for name in footage.manipulations:
-            generator = generator_for(footage.seed, name)
-            if name in IN_TIME:
-                self.order = IN_TIME[name](footage.num_frames, generator)
-            else:
-                size = (footage.num_frames, footage.height, footage.width)
-                self.changes.append(IN_SPACE[name](*size, generator))
-
-    def frame(self, number: int) -> Canvas:
-        """Give one frame, in [0, num_frames)."""
-        frame = self.camera.frame(int(self.order[number]))
-        for change in self.changes:
-            frame = change(frame, number)
-        return frame
-
-
-def render(video: Video) -> bytes:
-    """Make the file of a video; equal videos give equal bytes."""
-    if video.damage == "empty":
-        return b""
-    numbers, times_s = timeline(video)
-    packed = BytesIO()
-    encode(
-        packed,
-        (np.rot90(frame, -video.rotation_deg // 90) for frame in frames_of(video, numbers)),
-        codec=video.encoding.codec,
-        fps=video.fps,
-        container=video.encoding.container,
-        pixel_format=video.encoding.pixel_format,
-        options=QUALITY_OPTIONS[video.encoding.codec][video.quality],
-        times_s=times_s,
-        rotation_deg=video.rotation_deg,
-        sound=video.sound,
-    )
-    content = packed.getvalue()
-    return content[: len(content) * 3 // 5] if video.damage == "truncated" else content
 
 
 def timeline(video: Video) -> tuple[Int64[np.ndarray, "F"], list[float] | None]:
@@ -87,7 +25,7 @@ def timeline(video: Video) -> tuple[Int64[np.ndarray, "F"], list[float] | None]:
     total = video.footage.num_frames
     start, end = 0, total
     if "trim" in video.edits:
-        cuts = generator_for(video.seed, "trim").integers(TRIM_PERCENT + 1, size=2)
+        cuts = video.generator("trim").integers(TRIM_PERCENT + 1, size=2)
         start, end = total * int(cuts[0]) // 100, total - total * int(cuts[1]) // 100
     step = video.footage.fps / video.fps
     numbers = np.array([start + int(row * step) for row in range(-(-(end - start) // step))])
@@ -95,27 +33,16 @@ def timeline(video: Video) -> tuple[Int64[np.ndarray, "F"], list[float] | None]:
         return numbers[:1], None
     if not video.variable_rate:
         return numbers, None
-    kept = generator_for(video.seed, "dropped").integers(100, size=len(numbers)) >= DROPPED_PERCENT
+    kept = video.generator("dropped").integers(100, size=len(numbers)) >= DROPPED_PERCENT
     kept[0] = True
     rows = np.flatnonzero(kept)
     return numbers[rows], [float(row / video.fps) for row in rows.tolist()]
 
 
-def frames_of(video: Video, numbers: Int64[np.ndarray, "F"]) -> Iterator[Canvas]:
-    """Give frames of a copy as they are displayed, by their numbers in the original."""
-    original = Original(video.footage)
-    edits = [partial(EDITS[name], video=video) for name in video.edits if name in EDITS]
-    for number in numbers.tolist():
-        frame = original.frame(number)
-        for edit in edits:
-            frame = edit(frame)
-        yield _fitted(frame, video)
-
-
 def crop(frame: Canvas, *, video: Video) -> Resized:
     """Cut away a few percent at each side."""
     height, width = frame.shape[:2]
-    top, bottom, left, right = generator_for(video.seed, "crop").integers(0, 4, size=4).tolist()
+    top, bottom, left, right = video.generator("crop").integers(0, 4, size=4).tolist()
     return frame[
         height * top // 100 : height - height * bottom // 100,
         width * left // 100 : width - width * right // 100,
@@ -124,14 +51,14 @@ def crop(frame: Canvas, *, video: Video) -> Resized:
 
 def brightness(frame: Canvas, *, video: Video) -> Canvas:
     """Make all darker or brighter, by up to a third."""
-    percent = generator_for(video.seed, "brightness").choice([70, 80, 120, 130])
+    percent = video.generator("brightness").choice([70, 80, 120, 130])
     return (frame.astype(np.uint16) * percent // 100).clip(0, 255).astype(np.uint8)
 
 
 def watermark(frame: Canvas, *, video: Video) -> Canvas:
     """Set a page's half-transparent mark into a corner."""
     height, width = frame.shape[:2]
-    generator = generator_for(video.seed, "watermark")
+    generator = video.generator("watermark")
     mark = np.zeros((height // 10, height * 3 // 10, 3), np.uint8)
     for number in range(6):
         left = mark.shape[1] * number // 6
@@ -156,7 +83,7 @@ def scale(frame: Canvas, *, video: Video) -> Resized:
 def letterbox(frame: Canvas, *, video: Video) -> Resized:
     """Add black bars, above and below or at the sides, of a tenth to a fifth of the frame."""
     height, width = frame.shape[:2]
-    generator = generator_for(video.seed, "letterbox")
+    generator = video.generator("letterbox")
     share = int(generator.integers(10, 21))
     bars = (0, width * share // 100) if generator.integers(2) else (height * share // 100, 0)
     return np.pad(frame, ((bars[0], bars[0]), (bars[1], bars[1]), (0, 0)))
@@ -172,6 +99,14 @@ EDITS: Mapping[str, Callable[..., Canvas]] = MappingProxyType(
     }
 )
 """All that change pixels; `trim` changes the timeline."""
+
+
+def edited(frame: Canvas, video: Video) -> Resized:
+    """Make all the edits of a copy to one frame, as it is displayed."""
+    for name in video.edits:
+        if name in EDITS:
+            frame = EDITS[name](frame, video=video)
+    return _fitted(frame, video)
 
 
 def _fitted(frame: Canvas, video: Video) -> Resized:

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+import numpy as np
+
+from fvc.seeding import generator_for
+
 Damage = Literal["none", "truncated", "empty"]
 
 
@@ -29,7 +33,7 @@ class Footage:
     cascade_id: str
     seed: int
     scene: str
-    """A key of `scenes.SCENES`."""
+    """`photo`, or a key of `backgrounds.PAINTERS`."""
     variant: int
     """Which view of the scene, so that no two cascades show the same."""
     width: int
@@ -43,6 +47,10 @@ class Footage:
     def label(self) -> Literal["real", "fake"]:
         """The truth about the pixels."""
         return "fake" if self.manipulations else "real"
+
+    def generator(self, *purpose: str | int) -> np.random.Generator:
+        """Random numbers for one purpose, the same in every copy."""
+        return generator_for(self.seed, *purpose)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +86,10 @@ class Video:
         """Where the file lies, from the folder into which the archives are unpacked."""
         place = [self.subset, self.platform] if self.subset == "FVC1" else [self.subset]
         return "/".join([*place, self.source_id, f"video.{self.encoding.container}"])
+
+    def generator(self, *purpose: str | int) -> np.random.Generator:
+        """Random numbers for one purpose, of this copy alone."""
+        return generator_for(self.seed, *purpose)
 
 
 @dataclass(frozen=True, slots=True)

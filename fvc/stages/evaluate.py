@@ -231,14 +231,11 @@ def run(
     models: Path,
     index: Path,
     rejected: Path,
-    clips_summary: Path,
     folds: Path,
     split: Path,
     evaluation: Path,
 ) -> None:
     """Read the folds' predictions, weigh them, write numbers, curves and the report.
-
-    The cross-validation's run gets all of it, and ends.
 
     Raises:
         FvcError: An input is missing or does not belong to the others.
@@ -260,13 +257,12 @@ def run(
     )
     with replacing(evaluation / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
-    track(params, models=models, clips_summary=clips_summary, folds=folds, evaluation=evaluation)
 
 
 def track(
     params: Params, *, models: Path, clips_summary: Path, folds: Path, evaluation: Path
 ) -> None:
-    """Give the cross-validation's run the evidence, and the runs of the folds that it lacks."""
+    """Give the cross-validation's run the evidence, rebuild the fold runs it lacks, and end it."""
     identity = tracking.Identity(
         params=params,
         data_sha256=read_json(clips_summary, "clips")["data_sha256"],
@@ -337,10 +333,22 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--only-track", action="store_true", help="log what was written before, compute nothing"
     )
-    args = vars(parser.parse_args(argv))
-    params = load_params(args.pop("params"))
-    if args.pop("only_track"):
-        needed = ("models", "clips_summary", "folds", "evaluation")
-        track(params, **{name: args[name] for name in needed})
-    else:
-        run(params, **args)
+    args = parser.parse_args(argv)
+    params = load_params(args.params)
+    if not args.only_track:
+        run(
+            params,
+            models=args.models,
+            index=args.index,
+            rejected=args.rejected,
+            folds=args.folds,
+            split=args.split,
+            evaluation=args.evaluation,
+        )
+    track(
+        params,
+        models=args.models,
+        clips_summary=args.clips_summary,
+        folds=args.folds,
+        evaluation=args.evaluation,
+    )

@@ -12,11 +12,11 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from fvc import decoding, picture
 from fvc.config import ClipsConfig
-from fvc.decoding import REASONS, PlanFailedError, VideoError
-from fvc.packets import Timeline, distrust
 from fvc.sampling import sample_frames
+from fvc.video import decoding, picture
+from fvc.video.decoding import REASONS, PlanFailedError, VideoError
+from fvc.video.packets import Timeline, distrust
 
 __all__ = [
     "PIXELS_VERSION",

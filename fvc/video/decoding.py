@@ -15,8 +15,8 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from fvc.packets import Clock, Packet, Timeline, by_appearance, packets_to_send, timeline
-from fvc.picture import Image
+from fvc.video.packets import Clock, Packet, Timeline, by_appearance, packets_to_send, timeline
+from fvc.video.picture import Image
 
 REASONS = (
     "empty",

@@ -1,0 +1,53 @@
+"""What every test may rely on."""
+
+import os
+
+# Before torch is imported: with shared cores, OpenMP makes tiny networks thirty times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Numbers in a temporary store need no second thread that measures the machine.
+os.environ["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = "false"
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from fvc import tracking
+
+MLFLOW_VARIABLES = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"),
+    *("DVC_ROOT", "DVC_EXP_NAME", tracking.PARENT_VARIABLE),
+)
+
+
+@pytest.fixture(autouse=True)
+def _random_state_is_restored() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take seconds to make."""
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{database}").search_experiments()
+    return database
+
+
+@pytest.fixture
+def store(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MlflowClient]:
+    """The store of a repository with nothing but a dvc.yaml, which is the working directory."""
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    for name in MLFLOW_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield tracking.connect()
+    mlflow.set_tracking_uri("")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
