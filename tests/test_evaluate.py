@@ -58,7 +58,7 @@ class Corpus:
 
 
 def quick_params(num_folds: int = 3) -> Params:
-    params = load_params(Path("params.yaml"))
+    params = load_params(ROOT / "params.yaml")
     return replace(
         params,
         evaluate=replace(params.evaluate, bootstrap_samples=100),
@@ -363,7 +363,6 @@ def test_the_command_tracks_what_it_found_and_rebuilds_missing_runs(
         (tmp_path / "models" / str(fold) / "weights.safetensors").write_bytes(bytes([fold]))
     write_json(tmp_path / "clips.json", {"data_sha256": "d" * 64})
     paths = {
-        "params": ROOT / "params.yaml",
         "models": "models",
         "index": "index.parquet",
         "rejected": "rejected.csv",
@@ -373,6 +372,7 @@ def test_the_command_tracks_what_it_found_and_rebuilds_missing_runs(
         "evaluation": "evaluation",
     }
     flags = [word for flag, name in paths.items() for word in (f"--{flag}", str(tmp_path / name))]
+    flags += ["--params", str(ROOT / "params.yaml")]
     evaluate.main(flags)
     metrics = read_json(tmp_path / "evaluation/metrics.json", "")
     assert set(metrics["folds"]["roc_auc"]) == {"0", "1", "2", "3", "4", "mean", "std"}
