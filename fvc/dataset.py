@@ -1,6 +1,6 @@
 """What a fold trains on, and in which batches."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,4 +151,14 @@ def training_batches(
     """
     batches = BalancedBatches(dataset.labels, batch_size, seed=seed, epoch=epoch)
     # A generator of its own, or the loader would draw from torch's global random state.
-    return DataLoader(dataset, batch_sampler=batches, generator=torch.Generator())
+    return DataLoader(
+        dataset, batch_sampler=batches, collate_fn=stacked, generator=torch.Generator()
+    )
+
+
+def stacked(
+    examples: Sequence[tuple[UInt8[Tensor, "T C H W"], Float[Tensor, ""]]],
+) -> tuple[UInt8[Tensor, "B T C H W"], Float[Tensor, "B"]]:
+    """Make a batch of its examples."""
+    clips, labels = zip(*examples, strict=True)
+    return torch.stack(clips), torch.stack(labels)

@@ -202,15 +202,17 @@ def run(
         run_id = source_run(client, identity, candidate)
         registered = log_candidate(candidate, run_id, params.serving.max_mib)
         client.set_model_version_tag(NAME, registered.version, "fvc.candidate", candidate.key)
+    # A store gives the number as a text or as an integer.
+    number = str(registered.version)
     champion = champion_of(client)
-    if champion is not None and champion.version == registered.version:
+    if champion is not None and str(champion.version) == number:
         decision = Decision.from_dict(json.loads(champion.tags["fvc.decision"]))
     else:
         gain = None if champion is None else gain_over(champion, candidate, table, clips, params)
         decision = decide(evidence_of(evaluation, champion, gain))
     scores = locked_scores(candidate, params)
-    describe(client, registered.version, candidate, decision, scores, identity, evaluation)
-    move_aliases(client, registered.version, decision)
+    describe(client, number, candidate, decision, scores, identity, evaluation)
+    move_aliases(client, number, decision)
     write_json(summary, {"fold": fold, "locked": scores, **decision.as_dict()})
     sys.stderr.write("".join(f"register: {reason}\n" for reason in decision.reasons))
 

@@ -1,0 +1,145 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from source_tree import ROOT
+from torch import nn
+
+from fvc import networks, tracking
+from fvc.clip_files import save_clips
+from fvc.config import Params, load_params
+from fvc.errors import FvcError
+from fvc.files import write_json
+from fvc.records import FOLDS, PREDICTIONS
+from fvc.stages import train
+
+SERIES = {
+    *("train/loss", "train/accuracy", "train/grad_norm", "train/logit_mean", "train/logit_std"),
+    *("train/logit_unique", "train/learning_rate", "train/batch_size", "train/clips_per_s"),
+    *("validation/loss", "validation/roc_auc", "validation/macro_f1"),
+}
+
+
+class Corpus:
+    """Sixteen tiny videos in two folds, already clips; fakes are brighter."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        params = load_params(ROOT / "params.yaml")
+        self.params: Params = replace(
+            params,
+            clips=replace(params.clips, num_frames=4, side_px=16),
+            split=replace(params.split, folds=(0, 1)),
+            train=replace(params.train, epochs=2),
+        )
+        generator = np.random.default_rng(0)
+        rows: list[dict[str, object]] = []
+        for number in range(16):
+            label = "fake" if number % 2 else "real"
+            video_id = f"youtube_{number:02}"
+            pixels = generator.integers(0, 156, (1, 4, 3, 16, 16), np.uint8) + 90 * (number % 2)
+            for folder in ("clips", "augmented"):
+                save_clips(root / folder / f"{video_id}.pt", pixels.astype(np.uint8), "key")
+            rows.append(
+                {
+                    "video_id": video_id,
+                    "group": f"g{number}",
+                    "label": label,
+                    "part": "fold",
+                    "fold": number // 2 % 2,
+                    "validates": [1 - number // 2 % 2] if number < 8 else [],
+                }
+            )
+        FOLDS.write(root / "folds.parquet", FOLDS.frame(rows))
+        write_json(root / "clips.json", {"data_sha256": "d" * 64})
+
+    def train(self, fold: int, model: str = "models/0") -> Path:
+        train.run(
+            self.params,
+            fold=fold,
+            clips=self.root / "clips",
+            clips_summary=self.root / "clips.json",
+            augmented=self.root / "augmented",
+            folds=self.root / "folds.parquet",
+            model=self.root / model,
+            checkpoints=self.root / "checkpoints" / str(fold),
+            runs=self.root / "runs",
+        )
+        return self.root / model
+
+
+@pytest.fixture
+def corpus(
+    tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> Corpus:
+    """With a network so small that it is not the point."""
+    del store
+    monkeypatch.setitem(networks.FEATURES, "r3d_18", lambda _: nn.Conv3d(3, 512, 3))
+    return Corpus(tmp_path)
+
+
+def fold_runs(client: MlflowClient) -> list[Run]:
+    experiment = tracking.experiment_id(client)
+    return list(client.search_runs([experiment], "tags.`fvc.kind` = 'fold'"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_fold_leaves_its_outputs_and_one_run(corpus: Corpus, store: MlflowClient) -> None:
+    model = corpus.train(0)
+    names = {"history.csv", "network.json", "predictions.parquet", "weights.safetensors"}
+    assert set(contents(model)) == names
+    predictions = PREDICTIONS.read(model / "predictions.parquet")
+    assert predictions.group_by("part").len().sort("part").rows() == [
+        ("test", 8),
+        ("train", 4),
+        ("validation", 4),
+    ]
+    history = pl.read_csv(model / "history.csv")
+    assert set(history.columns) == {"epoch"} | SERIES - {"train/clips_per_s"}
+    [run] = fold_runs(store)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "fold 0"
+    assert run.data.metrics.keys() >= SERIES | {"test/roc_auc", "test/macro_f1", "test/accuracy"}
+    assert run.data.params["train.learning_rate"] == str(corpus.params.train.learning_rate)
+    assert run.data.tags.keys() >= {
+        *("fvc.fold", "fvc.weights_sha256", "fvc.network", "fvc.params_sha256"),
+        *("fvc.data_sha256", "fvc.folds_sha256", "fvc.dvc_lock", "fvc.precision"),
+    }
+    files = {file.path for file in store.list_artifacts(run.info.run_id)}
+    assert files >= names | {
+        *("checkpoint.pt", "confusion_matrix.png", "learning_curves.png", "metrics.jsonl"),
+    }
+
+
+def test_trained_again_it_is_the_same_bytes_and_the_same_run(
+    corpus: Corpus, store: MlflowClient
+) -> None:
+    first = contents(corpus.train(0))
+    again = contents(corpus.train(0, "again"))
+    assert again == first, "a resumed training gives other outputs"
+    [run] = fold_runs(store)
+    steps = [point.step for point in store.get_metric_history(run.info.run_id, "train/loss")]
+    assert steps == [0, 1], "a step was logged twice"
+    for checkpoint in (corpus.root / "checkpoints" / "0").iterdir():
+        checkpoint.unlink()
+    assert contents(corpus.train(0, "anew")) == first, "two trainings from scratch differ"
+
+
+@pytest.mark.parametrize("fold", [-1, 2])
+def test_a_fold_that_is_not_there_is_refused(corpus: Corpus, fold: int) -> None:
+    with pytest.raises(FvcError, match=rf"fold {fold}: there is none; split.folds is \[0, 1\]"):
+        corpus.train(fold)
+    assert not (corpus.root / "models").exists()
+
+
+def test_missing_clips_name_the_stage_that_makes_them(corpus: Corpus) -> None:
+    (corpus.root / "clips" / "youtube_03.pt").unlink()
+    with pytest.raises(FvcError, match=r"youtube_03\.pt.*Run 'dvc repro clips'"):
+        corpus.train(0)
