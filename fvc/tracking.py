@@ -216,16 +216,28 @@ def fold_run(identity: Identity, fold: int, folds: pl.DataFrame, runs: Path) -> 
 def _pending_run(client: MlflowClient, identity: Identity, fold: int, runs: Path) -> str:
     note = runs / f"fold-{fold}.json"
     parent = cross_validation_run(client, identity)
-    store = mlflow.get_tracking_uri()
+    place = {"cv_key": identity.cv_key, "store": mlflow.get_tracking_uri()}
     if note.is_file():
         waiting = read_json(note, f"train@{fold}")
-        same = waiting["cv_key"] == identity.cv_key and waiting["store"] == store
-        if same and _exists(client, waiting["run_id"]):
-            client.set_tag(waiting["run_id"], MLFLOW_PARENT_RUN_ID, parent)
-            return waiting["run_id"]
+        run_id = waiting.pop("run_id")
+        if waiting == place and _may_go_on(client, run_id, parent):
+            client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent)
+            return run_id
     run_id = _new_child(client, parent, fold)
-    write_json(note, {"run_id": run_id, "cv_key": identity.cv_key, "store": store})
+    write_json(note, {"run_id": run_id, **place})
     return run_id
+
+
+def _may_go_on(client: MlflowClient, run_id: str, parent: str) -> bool:
+    """Whether a run still exists, where the parent is, and was not finished below another."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        return False
+    beside = run.info.experiment_id == client.get_run(parent).info.experiment_id
+    elsewhere = run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent
+    finished = run.info.status == "FINISHED"
+    return run.info.lifecycle_stage == "active" and beside and not (finished and elsewhere)
 
 
 def _new_child(client: MlflowClient, parent: str, fold: int) -> str:
@@ -332,13 +344,6 @@ def git_commit() -> dict[str, str]:
 def _search(client: MlflowClient, experiment: str, tags: Mapping[str, str]) -> list[Run]:
     clauses = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     return list(client.search_runs([experiment], clauses, order_by=["attributes.start_time ASC"]))
-
-
-def _exists(client: MlflowClient, run_id: str) -> bool:
-    try:
-        return client.get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException:
-        return False
 
 
 def _now_ms() -> int:

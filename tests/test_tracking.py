@@ -60,6 +60,21 @@ def test_folds_share_one_parent(store: MlflowClient, folds: pl.DataFrame, tmp_pa
     assert len(children) == 2
 
 
+def test_a_finished_fold_stays_with_its_cross_validation(
+    store: MlflowClient, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracking.fold_run(IDENTITY, 0, folds, tmp_path / "runs") as first:
+        pass
+    with tracking.fold_run(IDENTITY, 0, folds, tmp_path / "runs") as again:
+        assert again.run_id == first.run_id
+    parent = store.create_run(tracking.experiment_id(store)).info.run_id
+    monkeypatch.setenv(tracking.PARENT_VARIABLE, parent)
+    with tracking.fold_run(IDENTITY, 0, folds, tmp_path / "runs") as other:
+        assert other.run_id != first.run_id
+    tags = store.get_run(other.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == parent
+
+
 def test_a_project_run_is_used_and_stays_in_its_experiment(
     store: MlflowClient, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,9 +73,7 @@ class Corpus:
 
 
 @pytest.fixture
-def corpus(
-    tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> Corpus:
+def corpus(tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """With a network so small that it is not the point."""
     del store
     monkeypatch.setitem(networks.FEATURES, "r3d_18", lambda _: nn.Conv3d(3, 512, 3))
