@@ -43,6 +43,7 @@ SIGNATURE = ModelSignature(
         [
             ColSpec(DataType.double, "probability_fake", required=False),
             ColSpec(DataType.string, "verdict", required=False),
+            ColSpec(DataType.double, "threshold"),
             ColSpec(
                 Array(
                     Object(
@@ -127,7 +128,8 @@ def answer(network: ClipClassifier, settings: Settings, video: bytes) -> dict[st
 
     Returns:
         `probability_fake` (calibrated, of the mean logit of all clips), `verdict`
-        (`real`, `fake` or `uncertain`), `clips` (start and end in seconds from the first
+        (`real`, `fake` or `uncertain`), `threshold` (the probability between real and fake,
+        chosen on validation videos), `clips` (start and end in seconds from the first
         frame, and the probability of each), `error`; after an error the scores are None
         and the clips empty.
     """
@@ -137,6 +139,7 @@ def answer(network: ClipClassifier, settings: Settings, video: bytes) -> dict[st
         return {
             "probability_fake": None,
             "verdict": None,
+            "threshold": settings.calibration.threshold,
             "clips": [],
             "error": f"{error.reason}: {error.detail}",
         }
@@ -146,6 +149,7 @@ def answer(network: ClipClassifier, settings: Settings, video: bytes) -> dict[st
     return {
         "probability_fake": probability,
         "verdict": calibration.verdict(probability),
+        "threshold": calibration.threshold,
         "clips": [
             {
                 "start_s": start_s,

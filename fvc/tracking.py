@@ -16,8 +16,14 @@ from mlflow.data.polars_dataset import from_polars
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.git_utils import get_git_commit
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+)
 
 from fvc.config import Params
 from fvc.errors import FvcError
@@ -28,6 +34,9 @@ PARENT_VARIABLE = "FVC_PARENT_RUN_ID"
 
 TRAINING_SECTIONS = ("seed", "augment", "clips", "model", "split", "train")
 """The parameters that a trained network depends on."""
+
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""What makes MLflow's pages open with runs and charts rather than with traces."""
 
 BATCH_SIZE = 1000
 """Metrics in one request; MLflow takes no more."""
@@ -115,7 +124,7 @@ def experiment_id(client: MlflowClient) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
         except MlflowException:
             experiment = client.get_experiment_by_name(name)  # another fold was faster
             if experiment is None:
@@ -139,7 +148,7 @@ def cross_validation_run(client: MlflowClient, identity: Identity) -> str:
     name = (
         os.environ.get("DVC_EXP_NAME") or f"{identity.params.model.network} {identity.cv_key[:7]}"
     )
-    run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+    run_id = client.create_run(experiment, tags=resolve_tags(tags), run_name=name).info.run_id
     log_params(client, run_id, flat_params(identity.params))
     return run_id
 
@@ -242,7 +251,7 @@ def _may_go_on(client: MlflowClient, run_id: str, parent: str) -> bool:
 
 def _new_child(client: MlflowClient, parent: str, fold: int) -> str:
     experiment = client.get_run(parent).info.experiment_id
-    tags = {MLFLOW_PARENT_RUN_ID: parent}
+    tags = resolve_tags({MLFLOW_PARENT_RUN_ID: parent, MLFLOW_SOURCE_NAME: "fvc train"})
     return client.create_run(experiment, tags=tags, run_name=f"fold {fold}").info.run_id
 
 
@@ -270,6 +279,7 @@ def complete_cross_validation(
     outputs: Sequence[FoldOutputs],
     results: Mapping[str, float | int],
     evidence: Path,
+    note: str,
 ) -> None:
     """Give the cross-validation its evidence and end it; rebuild the fold runs it lacks.
 
@@ -285,6 +295,7 @@ def complete_cross_validation(
     run = OpenRun(client, parent)
     log_params(client, parent, flat_params(identity.params))
     run.log_results(results)
+    run.set_tag(MLFLOW_RUN_NOTE, note)
     for source in sorted(path for path in evidence.rglob("*") if path.is_file()):
         folder = source.parent.relative_to(evidence).as_posix()
         run.log_file(source, None if folder == "." else folder)

@@ -116,7 +116,7 @@ class Corpus:
             for fold in (0, 1)
             for folder in [self.root / "models" / str(fold)]
         ]
-        tracking.complete_cross_validation(identity, outputs, {}, self.root / "evaluation")
+        tracking.complete_cross_validation(identity, outputs, {}, self.root / "evaluation", "")
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_a_missing_fold_run_is_rebuilt_once(store: MlflowClient, tmp_path: Path)
         files=[weights],
     )
     for _ in range(2):
-        tracking.complete_cross_validation(IDENTITY, [outputs], {"roc_auc": 0.5}, evidence)
+        tracking.complete_cross_validation(IDENTITY, [outputs], {"roc_auc": 0.5}, evidence, "note")
     [restored] = runs_of(store, "fold")
     assert restored.data.tags["fvc.restored"] == "true"
     assert restored.data.metrics["test/roc_auc"] == 0.5

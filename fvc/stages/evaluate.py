@@ -283,7 +283,21 @@ def track(
             )
         )
     metrics = read_json(evaluation / "metrics.json", "evaluate")
-    tracking.complete_cross_validation(identity, outputs, tracked_metrics(metrics), evaluation)
+    tracking.complete_cross_validation(
+        identity, outputs, tracked_metrics(metrics), evaluation, note_of(metrics)
+    )
+
+
+def note_of(metrics: Mapping[str, Any]) -> str:
+    """What the run's page says first, in Markdown."""
+    found = metrics["video"]["roc_auc"]
+    known = "unknown" if found["value"] is None else f"{found['value']:.3f}"
+    interval = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
+    beats = "beats" if metrics["beats_probes"] else "does **not** beat"
+    return (
+        f"Out-of-fold ROC-AUC **{known}**{interval}; it {beats} the best probe, "
+        f"{metrics['best_probe']}. The evidence is in the artifact `report.html`."
+    )
 
 
 def tracked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
