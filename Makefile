@@ -15,13 +15,14 @@ help:
 
 setup: .venv/.ready
 
-# A venv made by Python itself needs ensurepip, which Debian splits off; uv needs neither.
+# Where there is no uv, a venv of Python's own brings one.
 .venv/.ready: requirements.txt pyproject.toml
-	command -v uv >/dev/null || python3 -m pip install --quiet --user uv || \
-	  { echo "error: uv is missing: install it (pip install uv, or docs.astral.sh/uv)"; exit 1; }
-	PATH="$$HOME/.local/bin:$$PATH" uv venv --quiet --allow-existing --python ">=3.11" .venv
-	PATH="$$HOME/.local/bin:$$PATH" uv pip install --python .venv --compile-bytecode -r requirements.txt
-	PATH="$$HOME/.local/bin:$$PATH" uv pip install --quiet --python .venv --no-deps --editable .
+	command -v uv >/dev/null || \
+	  { python3 -m venv .venv && .venv/bin/python -m pip install --quiet uv; } || \
+	  { echo "error: uv is missing and cannot be installed: see docs.astral.sh/uv"; exit 1; }
+	uv venv --quiet --allow-existing --python ">=3.11" .venv
+	uv pip install --python .venv --compile-bytecode -r requirements.txt
+	uv pip install --quiet --python .venv --no-deps --editable .
 	touch $@
 
 demo: setup
@@ -45,7 +46,7 @@ lint: setup
 	mypy
 
 clean:
-	rm -rf work .venv .dvc/cache .dvc/tmp .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf work .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements: setup

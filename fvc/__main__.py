@@ -1,6 +1,7 @@
 """`fvc <command>`: finds the command, fills in flags from dvc.yaml, prints an error as one line."""
 
 import importlib
+import os
 import pkgutil
 import re
 import shlex
@@ -41,9 +42,13 @@ def _run(command: str, flags: list[str]) -> int:
     process.end_with_parent()
     planned = stage_commands(PIPELINE).get(command)
     filled = flags if planned is None else [*planned_flags(command, planned, flags), *flags]
-    name = "@".join([command, *_fold(flags)])
+    fold = [number for number in _fold(flags) if number.isdecimal()]
+    # A project run writes to folders of its own, and disturbs nobody.
+    project_run = [os.environ["MLFLOW_RUN_ID"]] if "MLFLOW_RUN_ID" in os.environ else []
+    name = "@".join([command, *fold])
+    lock = "@".join([name, *project_run])
     helps = "-h" in flags or "--help" in flags
-    with nullcontext() if planned is None or helps else process.only_one(name, LOCKS):
+    with nullcontext() if planned is None or helps else process.only_one(lock, LOCKS):
         importlib.import_module(f"fvc.stages.{command}").main(filled)
     if planned is not None:
         sys.stderr.write(f"fvc {name} took {time.monotonic() - started:.1f} s\n")
@@ -63,6 +68,8 @@ def stage_commands(pipeline: Path) -> dict[str, str]:
     except yaml.YAMLError as error:
         cause = f"is no valid YAML ({' '.join(str(error).split())})"
         raise FvcError(pipeline, cause, "Mend it, or restore it with 'git checkout'") from error
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
+        raise FvcError(pipeline, "has no stages", "Restore it with 'git checkout'")
     return {name: " ".join(stage["cmd"].split()) for name, stage in content["stages"].items()}
 
 

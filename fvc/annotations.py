@@ -96,7 +96,7 @@ def _rows(source: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
                 raise FvcError(source, f"has no column {columns}", first_line)
             for row in reader:
                 yield reader.line_num, row
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FvcError(source, "is missing", remedy) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise FvcError(source, f"is no CSV in UTF-8 ({error})", remedy) from error

@@ -1,7 +1,7 @@
 """`params.yaml` as frozen dataclasses without defaults; unknown and missing keys are refused."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +19,10 @@ class Section:
         "strict": True,
         "allow_inf_nan": False,
     }
+
+
+SHARES = ("max_share", "scale", "brightness", "contrast", "saturation", "hue", "translation")
+"""Ranges of augmentation that would leave nothing, or black, at 1."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -109,13 +113,18 @@ class ClipsConfig(Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chance(Section):
-    """A change that is made to a clip or not."""
+    """A change that is made to a clip or not; no range of it is negative."""
 
     probability: float
     """That it is made at all, in [0, 1]."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.probability <= 1, f"probability is {self.probability}, not in [0, 1]")
+        _require(self.probability <= 1, f"probability is {self.probability}, not in [0, 1]")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            _require(value >= 0, f"{field.name} is {value}, below 0")
+            below_one = field.name not in SHARES or value < 1
+            _require(below_one, f"{field.name} is {value}, not in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -313,9 +322,11 @@ def load_params(source: Path) -> Params:
     except FileNotFoundError:
         remedy = "Run from the repository root, or name it with --params"
         raise FvcError(source, "is missing", remedy) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         cause = f"is no valid YAML ({' '.join(str(error).split())})"
         raise FvcError(source, cause, remedy) from error
+    except OSError as error:
+        raise FvcError(source, f"cannot be read ({error.strerror})", remedy) from error
     return check_params(content, source)
 
 
@@ -329,8 +340,8 @@ def check_params(content: Any, source: Path | str) -> Params:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        # Through JSON, where strict checking takes a list for a tuple.
-        return TypeAdapter(Params).validate_json(json.dumps(content))
+        # Through JSON, where strict checking takes a list for a tuple; YAML's dates become texts.
+        return TypeAdapter(Params).validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"

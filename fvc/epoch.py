@@ -98,7 +98,7 @@ def train_epoch(
         training: Changed in place.
         batches: Of `config.batch_size` clips, the last one maybe of fewer.
         config: How to train.
-        seed: The seed of `params.yaml`.
+        seed: Every random choice is derived from it.
         epoch: Counted from 0.
 
     Returns:

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from fvc.dataset import PARTS
 from fvc.diagnostics import validation_series
 from fvc.errors import FvcError
 from fvc.records import PREDICTIONS
-
-PARTS = ("train", "validation", "test")
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -43,7 +42,7 @@ def read_fold(models: Path, number: int, places: pl.DataFrame) -> Fold:
         FvcError: It is missing or damaged, or was trained on other folds.
     """
     source = models / str(number) / "predictions.parquet"
-    remedy = f"Run 'dvc repro -f train@{number}'"
+    remedy = f"Run 'dvc repro -f -s train@{number}'"
     predictions = PREDICTIONS.read(source).filter(pl.col("part").is_in(PARTS))
     tests, validates = pl.col("fold") == number, pl.col("validates").list.contains(number)
     expected = places.select(
@@ -74,7 +73,10 @@ def read_history(source: Path, remedy: str) -> pl.DataFrame:
     """
     if not source.is_file():
         raise FvcError(source, "is missing", remedy)
-    history = pl.read_csv(source)
+    try:
+        history = pl.read_csv(source)
+    except pl.exceptions.PolarsError as error:
+        raise FvcError(source, f"cannot be read ({error})", remedy) from error
     missing = [name for name in HISTORY_COLUMNS if name not in history.columns]
     if missing:
         raise FvcError(source, f"lacks the columns {', '.join(missing)}", remedy)

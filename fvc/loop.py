@@ -54,7 +54,7 @@ def fit(
         batches_of_epoch: Gives the batches of an epoch from its number alone.
         validate: Gives the `validation/` series of the network.
         config: How to train.
-        seed: The seed of `params.yaml`.
+        seed: Every random choice is derived from it.
         checkpoints: The folder of this training's checkpoints.
         binding: A hash of all that decides the outcome (parameters, data,
             folds), so that a checkpoint of something else is never resumed.

@@ -82,7 +82,11 @@ def _probe_reason(evidence: Evidence, beats: bool) -> str:
 
 def _opponent_reason(evidence: Evidence, worse: bool) -> str:
     if evidence.gain_high is None:
-        return f"The difference to {evidence.opponent} on the locked test is undefined."
+        return (
+            f"The difference to {evidence.opponent} on the locked test is undefined, or it cannot "
+            "see these clips; to retire it, delete the alias 'champion' and run 'dvc repro -f -s "
+            "register'."
+        )
     verb = "is worse than" if worse else "is not worse than"
     high = f"the interval of the difference ends at {evidence.gain_high:+.3f}"
     return f"On the locked test the candidate {verb} {evidence.opponent}: {high}."

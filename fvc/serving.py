@@ -169,7 +169,13 @@ def ask(model: PyFuncModel, video: bytes) -> dict[str, Any]:
 
 
 def log_model(
-    name: str, network: Path, settings: Settings, extras: Sequence[Path], *, run_id: str
+    name: str,
+    network: Path,
+    settings: Settings,
+    extras: Sequence[Path],
+    *,
+    run_id: str,
+    tags: Mapping[str, str],
 ) -> str:
     """Store a model with the run that trained it, as a new version of `name`.
 
@@ -179,6 +185,7 @@ def log_model(
         settings: What the model needs besides its weights.
         extras: Files kept with the version.
         run_id: The run, finished or not.
+        tags: Of the model and the version; the version is never without them.
 
     Returns:
         The number of the version.
@@ -196,6 +203,7 @@ def log_model(
             flavor=mlflow.pyfunc,
             run_id=run_id,
             registered_model_name=name,
+            tags=dict(tags),
             python_model=str(PACKAGE / "served_model.py"),
             artifacts={"network": str(folder)},
             code_paths=[str(PACKAGE)],

@@ -16,11 +16,11 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from fvc import tracking
+from fvc.tracking.store import PARENT_VARIABLE, connect
 
 MLFLOW_VARIABLES = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"),
-    *("DVC_ROOT", "DVC_EXP_NAME", tracking.PARENT_VARIABLE),
+    *("DVC_ROOT", "DVC_EXP_NAME", PARENT_VARIABLE),
 )
 
 
@@ -48,6 +48,6 @@ def store(
     for name in MLFLOW_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    yield tracking.connect()
+    yield connect()
     mlflow.set_tracking_uri("")
     os.environ.pop("MLFLOW_TRACKING_URI", None)

@@ -1,3 +1,4 @@
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def test_an_override_reaches_the_parameters(tmp_path: Path) -> None:
         ("clips", "side_px", True, "clips.side_px: "),
         ("model", "network", "resnet", "model.network: .*'r3d_18'"),
         ("augment", "flip", {"probability": 1.5}, "augment.flip: probability is 1.5"),
+        ("augment", "drop", {"probability": 1, "max_share": 1}, "augment.drop: max_share is 1.0"),
+        ("augment", "noise", {"probability": 1, "max_std": -8}, "augment.noise: max_std is -8.0"),
+        ("clips", "num_frames", datetime.date(2020, 1, 1), "clips.num_frames: "),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(
@@ -77,10 +81,10 @@ def test_a_missing_key_is_refused_by_name(content: dict[str, Any]) -> None:
         check_params(content, "params.yaml")
 
 
-@pytest.mark.parametrize("text", ["", "train: [", "- 1\n- 2\n", "42"])
-def test_a_broken_file_is_one_line(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"train: [", b"- 1\n- 2\n", b"42", b"seed: \xe9"])
+def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     source = tmp_path / "params.yaml"
-    source.write_text(text)
+    source.write_bytes(content)
     with pytest.raises(FvcError) as raised:
         load_params(source)
     assert "\n" not in str(raised.value)

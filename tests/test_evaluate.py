@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 from source_tree import ROOT
 
-from fvc import tracking
 from fvc.config import Params, load_params
 from fvc.errors import FvcError
 from fvc.files import read_json, write_json
 from fvc.fold_outputs import HISTORY_COLUMNS
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
 from fvc.stages import evaluate
+from fvc.tracking.store import experiment_id
 
 Score = Callable[[np.random.Generator, bool], float]
 
@@ -108,6 +108,7 @@ def make_corpus(
         PREDICTIONS.write(folder / "predictions.parquet", PREDICTIONS.frame(rows))
         history = {name: [0.7 - 0.1 * epoch for epoch in range(3)] for name in HISTORY_COLUMNS}
         pl.DataFrame({**history, "epoch": [1, 2, 3]}).write_csv(folder / "history.csv")
+        (folder / "weights.safetensors").write_bytes(bytes([fold]))
     return Corpus(root=root, params=params)
 
 
@@ -359,8 +360,6 @@ def test_the_command_tracks_what_it_found_and_rebuilds_missing_runs(
     tmp_path: Path, store: MlflowClient
 ) -> None:
     make_corpus(tmp_path, num_folds=5, num_groups=24)
-    for fold in range(5):
-        (tmp_path / "models" / str(fold) / "weights.safetensors").write_bytes(bytes([fold]))
     write_json(tmp_path / "clips.json", {"data_sha256": "d" * 64})
     paths = {
         "models": "models",
@@ -377,7 +376,7 @@ def test_the_command_tracks_what_it_found_and_rebuilds_missing_runs(
     metrics = read_json(tmp_path / "evaluation/metrics.json", "")
     assert set(metrics["folds"]["roc_auc"]) == {"0", "1", "2", "3", "4", "mean", "std"}
     evaluate.main([*flags, "--only-track"])
-    runs = store.search_runs([tracking.experiment_id(store)])
+    runs = store.search_runs([experiment_id(store)])
     [parent] = [run for run in runs if run.data.tags["fvc.kind"] == "cross-validation"]
     assert len(runs) == 6, "the second call must find the runs of the first"
     assert parent.data.metrics["test/roc_auc"] == metrics["video"]["roc_auc"]["value"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from mlflow.entities.model_registry import ModelVersion
@@ -196,14 +197,28 @@ def test_a_candidate_that_does_not_beat_the_probes_is_refused(
     assert aliased(store, "champion").version != first
 
 
-def test_killed_before_the_alias_it_goes_on_with_the_same_version(
-    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+def test_a_corrected_label_is_another_locked_test(corpus: Corpus, store: MlflowClient) -> None:
+    corpus.register()
+    table = FOLDS.read(corpus.root / "folds.parquet")
+    corrected = pl.when(pl.col("video_id") == "youtube_00").then(pl.lit("fake"))
+    FOLDS.write(
+        corpus.root / "folds.parquet",
+        table.with_columns(label=corrected.otherwise(pl.col("label"))),
+    )
+    decided = corpus.register()
+    assert decided["promotion"] == "won", "the opponent is scored anew, on the same videos"
+    assert len(store.search_model_versions("name = 'fvc'")) == 2
+
+
+@pytest.mark.parametrize("killed_in", ["champion_of", "describe", "move_aliases"])
+def test_killed_after_registering_it_goes_on_with_the_same_version(
+    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
     def killed(*_: object) -> None:
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(register, "move_aliases", killed)
+        patch.setattr(register, killed_in, killed)
         with pytest.raises(RuntimeError, match="killed"):
             corpus.register()
     assert not (corpus.root / "registered.json").exists()
@@ -230,9 +245,9 @@ def test_a_candidate_without_a_run_is_refused(corpus: Corpus) -> None:
 def test_locked_scores_are_of_the_locked_videos_alone(corpus: Corpus) -> None:
     network = networks.load_network(corpus.root / "models" / "1")
     table = FOLDS.read(corpus.root / "folds.parquet")
-    locked = register.score_locked(network, table, corpus.root / "clips")
+    videos = register.locked_videos(table, corpus.root / "clips")
+    locked = register.score_locked(network, videos, corpus.root / "clips")
     assert locked["video_id"].to_list() == sorted(table["video_id"])
-    assert locked["part"].unique().to_list() == ["locked"]
     logits = dict(zip(locked["video_id"], locked["logit"], strict=True))
     fakes = {video for video, label in table.select("video_id", "label").rows() if label == "fake"}
     assert min(logits[video] for video in fakes) > max(

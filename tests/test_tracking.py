@@ -7,7 +7,9 @@ from mlflow.tracking import MlflowClient
 
 from fvc import tracking
 from fvc.config import load_params
+from fvc.errors import FvcError
 from fvc.records import FOLDS
+from fvc.tracking.store import PARENT_VARIABLE, connect, experiment_id
 
 PARAMS = load_params(Path("params.yaml"))
 IDENTITY = tracking.Identity(params=PARAMS, data_sha256="d" * 64, folds_sha256="f" * 64)
@@ -24,7 +26,7 @@ def folds() -> pl.DataFrame:
 
 
 def runs_of(client: MlflowClient, kind: str) -> list[mlflow.entities.Run]:
-    experiment = tracking.experiment_id(client)
+    experiment = experiment_id(client)
     return list(client.search_runs([experiment], f"tags.`fvc.kind` = '{kind}'"))
 
 
@@ -32,13 +34,13 @@ def test_a_killed_fold_goes_on_in_its_run(
     store: MlflowClient, folds: pl.DataFrame, tmp_path: Path
 ) -> None:
     def killed_after_an_epoch() -> None:
-        with tracking.fold_run(IDENTITY, 3, folds, tmp_path / "runs") as run:
+        with tracking.fold_run(IDENTITY, 3, folds, binding="b", runs=tmp_path / "runs") as run:
             run.log_history(HISTORY[:1])
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
         killed_after_an_epoch()
-    with tracking.fold_run(IDENTITY, 3, folds, tmp_path / "runs") as run:
+    with tracking.fold_run(IDENTITY, 3, folds, binding="b", runs=tmp_path / "runs") as run:
         run.log_history(HISTORY)
     [only] = runs_of(store, "fold")
     steps = [point.step for point in store.get_metric_history(only.info.run_id, "train/loss")]
@@ -52,7 +54,7 @@ def test_a_killed_fold_goes_on_in_its_run(
 
 def test_folds_share_one_parent(store: MlflowClient, folds: pl.DataFrame, tmp_path: Path) -> None:
     for fold in (0, 1):
-        with tracking.fold_run(IDENTITY, fold, folds, tmp_path / "runs"):
+        with tracking.fold_run(IDENTITY, fold, folds, binding="b", runs=tmp_path / "runs"):
             pass
     [parent] = runs_of(store, "cross-validation")
     children = runs_of(store, "fold")
@@ -63,13 +65,13 @@ def test_folds_share_one_parent(store: MlflowClient, folds: pl.DataFrame, tmp_pa
 def test_a_finished_fold_stays_with_its_cross_validation(
     store: MlflowClient, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with tracking.fold_run(IDENTITY, 0, folds, tmp_path / "runs") as first:
+    with tracking.fold_run(IDENTITY, 0, folds, binding="b", runs=tmp_path / "runs") as first:
         pass
-    with tracking.fold_run(IDENTITY, 0, folds, tmp_path / "runs") as again:
+    with tracking.fold_run(IDENTITY, 0, folds, binding="b", runs=tmp_path / "runs") as again:
         assert again.run_id == first.run_id
-    parent = store.create_run(tracking.experiment_id(store)).info.run_id
-    monkeypatch.setenv(tracking.PARENT_VARIABLE, parent)
-    with tracking.fold_run(IDENTITY, 0, folds, tmp_path / "runs") as other:
+    parent = store.create_run(experiment_id(store)).info.run_id
+    monkeypatch.setenv(PARENT_VARIABLE, parent)
+    with tracking.fold_run(IDENTITY, 0, folds, binding="b", runs=tmp_path / "runs") as other:
         assert other.run_id != first.run_id
     tags = store.get_run(other.run_id).data.tags
     assert tags["mlflow.parentRunId"] == parent
@@ -82,7 +84,7 @@ def test_a_project_run_is_used_and_stays_in_its_experiment(
     given = store.create_run(experiment).info.run_id
     store.log_param(given, "fold", "3")
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
-    with tracking.fold_run(IDENTITY, 3, folds, tmp_path / "runs") as run:
+    with tracking.fold_run(IDENTITY, 3, folds, binding="b", runs=tmp_path / "runs") as run:
         assert run.run_id == given
         run.log_history(HISTORY)
     assert len(store.search_runs([experiment])) == 1
@@ -121,7 +123,49 @@ def test_the_store_lies_in_the_root_that_dvc_names(
     elsewhere.mkdir()
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(elsewhere)
-    tracking.connect()
+    connect()
     assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
-    experiment = store.get_experiment(tracking.experiment_id(tracking.connect()))
+    experiment = store.get_experiment(experiment_id(connect()))
     assert experiment.artifact_location == (tmp_path / "mlruns").as_uri()
+
+
+def test_another_training_gets_a_run_of_its_own(
+    store: MlflowClient, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    for binding in ("code of yesterday", "code of today"):
+        with tracking.fold_run(IDENTITY, 0, folds, binding=binding, runs=tmp_path / "runs") as run:
+            run.log_history(HISTORY)
+    assert len(runs_of(store, "fold")) == 2, "one run mixes two trainings"
+
+
+def test_killed_before_the_run_was_used_it_is_found_again(
+    store: MlflowClient, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    def attempt() -> None:
+        with tracking.fold_run(IDENTITY, 0, folds, binding="b", runs=tmp_path / "runs"):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "_describe", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            attempt()
+    attempt()
+    everything = store.search_runs([experiment_id(store)])
+    assert len(everything) == 2, "a run without tags is left behind"
+
+
+def test_a_store_that_does_not_know_the_parent_is_named(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PARENT_VARIABLE, "0" * 32)
+    with pytest.raises(FvcError, match=r"names the run 0{32}, which is not in sqlite"):
+        experiment_id(store)
+
+
+def test_a_deleted_experiment_is_named(store: MlflowClient) -> None:
+    store.delete_experiment(experiment_id(store))
+    with pytest.raises(FvcError, match=r"fvc: this experiment was deleted.*restore -x 1"):
+        experiment_id(store)

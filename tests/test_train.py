@@ -9,13 +9,14 @@ from mlflow.tracking import MlflowClient
 from source_tree import ROOT
 from torch import nn
 
-from fvc import networks, tracking
+from fvc import networks
 from fvc.clip_files import save_clips
 from fvc.config import Params, load_params
 from fvc.errors import FvcError
 from fvc.files import write_json
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.stages import train
+from fvc.tracking.store import experiment_id
 
 SERIES = {
     *("train/loss", "train/accuracy", "train/grad_norm", "train/logit_mean", "train/logit_std"),
@@ -81,7 +82,7 @@ def corpus(tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch)
 
 
 def fold_runs(client: MlflowClient) -> list[Run]:
-    experiment = tracking.experiment_id(client)
+    experiment = experiment_id(client)
     return list(client.search_runs([experiment], "tags.`fvc.kind` = 'fold'"))
 
 
@@ -128,6 +129,19 @@ def test_trained_again_it_is_the_same_bytes_and_the_same_run(
     for checkpoint in (corpus.root / "checkpoints" / "0").iterdir():
         checkpoint.unlink()
     assert contents(corpus.train(0, "anew")) == first, "two trainings from scratch differ"
+
+
+def test_other_clips_are_trained_on_anew(corpus: Corpus, store: MlflowClient) -> None:
+    first = contents(corpus.train(0))
+    for number in range(16):
+        source = corpus.root / "clips" / f"youtube_{number:02}.pt"
+        pixels = np.full((1, 4, 3, 16, 16), 5 * number, np.uint8)
+        save_clips(source, pixels, "of another decoder")
+    again = contents(corpus.train(0, "again"))
+    assert again["weights.safetensors"] != first["weights.safetensors"], (
+        "a checkpoint of other clips was resumed"
+    )
+    assert len(fold_runs(store)) == 2
 
 
 @pytest.mark.parametrize("fold", [-1, 2])

@@ -271,6 +271,8 @@ def track(
     outputs = []
     for number in params.split.folds:
         folder = models / str(number)
+        if not (folder / WEIGHTS).is_file():
+            raise FvcError(folder / WEIGHTS, "is missing", f"Run 'dvc repro -f -s train@{number}'")
         predictions = PREDICTIONS.read(folder / "predictions.parquet")
         history = read_history(folder / "history.csv", "Run 'dvc repro'").to_dicts()
         outputs.append(
@@ -294,9 +296,10 @@ def note_of(metrics: Mapping[str, Any]) -> str:
     known = "unknown" if found["value"] is None else f"{found['value']:.3f}"
     interval = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
     beats = "beats" if metrics["beats_probes"] else "does **not** beat"
+    probe = f", {metrics['best_probe']}" if metrics["best_probe"] else ""
     return (
-        f"Out-of-fold ROC-AUC **{known}**{interval}; it {beats} the best probe, "
-        f"{metrics['best_probe']}. The evidence is in the artifact `report.html`."
+        f"Out-of-fold ROC-AUC **{known}**{interval}; it {beats} the best probe{probe}. "
+        "The evidence is in the artifact `report.html`."
     )
 
 

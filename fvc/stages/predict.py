@@ -6,8 +6,9 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from fvc import serving, tracking
+from fvc import serving
 from fvc.errors import FvcError
+from fvc.tracking.store import connect
 
 
 def run(videos: Sequence[Path], *, model: str) -> None:
@@ -16,7 +17,7 @@ def run(videos: Sequence[Path], *, model: str) -> None:
     Raises:
         FvcError: The model is not registered, or a file cannot be read.
     """
-    tracking.connect()
+    connect()
     loaded = serving.load_model(model)
     for video in videos:
         try:

@@ -3,7 +3,8 @@
 import json
 import sys
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from fvc import serving, tracking
 from fvc.calibration import Calibration, judge
+from fvc.clip_files import read_key
 from fvc.config import Params, load_params
 from fvc.dataset import LABELS, video_clips
 from fvc.diagnostics import validation_series
@@ -29,28 +31,36 @@ from fvc.predict import probability_fake, video_logits
 from fvc.promotion import Decision, Evidence, decide, model_card
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.seeding import generator_for
+from fvc.tracking.store import connect
 
 NAME = "fvc"
 LOCKED = "locked.parquet"
 
 
+PIXELS = ("num_clips", "num_frames", "side_px")
+"""What two networks must have in common to see the same clips."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """The network that is to be registered, and what it said of the locked test."""
+    """The network that is to be registered."""
 
     fold: int
     folder: Path
     """Its weights and description."""
     calibration: Calibration
-    locked: pl.DataFrame
-    """PREDICTIONS with `part` locked, plus the videos' groups."""
-    weights_sha256: str
+    videos: pl.DataFrame
+    """The locked test: `video_id`, `label`, `group` and the key of the clips."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the weights file."""
+        return sha256_of_file(self.folder / WEIGHTS)
 
     @property
     def key(self) -> str:
         """Equal for equal candidates: a second registration finds the first one's version."""
-        videos = self.locked["video_id"].to_list()
-        return sha256_of([self.weights_sha256, self.calibration.as_dict(), videos])
+        return sha256_of([self.weights_sha256, self.calibration.as_dict(), self.videos.rows()])
 
 
 def best_fold(models: Path, folds: Sequence[int]) -> int:
@@ -70,20 +80,21 @@ def best_fold(models: Path, folds: Sequence[int]) -> int:
     return max(folds, key=lambda fold: (score(fold), -fold))
 
 
-def score_locked(network: ClipClassifier, folds: pl.DataFrame, clips: Path) -> pl.DataFrame:
-    """What a network says of every video of the locked test, with the videos' groups."""
-    rows = folds.filter(part="locked").sort("video_id")
-    videos = list(video_clips(rows["video_id"], clips))
-    logits = video_logits(network, videos)
-    return rows.select(
-        "video_id",
-        fold=pl.lit(None, pl.Int64),
-        part=pl.lit("locked"),
-        label="label",
+def locked_videos(folds: pl.DataFrame, clips: Path) -> pl.DataFrame:
+    """The videos of the locked test, each with the key of its clips."""
+    rows = folds.filter(part="locked").sort("video_id").select("video_id", "label", "group")
+    keys = [read_key(clips / f"{video_id}.pt") for video_id in rows["video_id"]]
+    return rows.with_columns(clips_key=pl.Series(keys, dtype=pl.String))
+
+
+def score_locked(network: ClipClassifier, videos: pl.DataFrame, clips: Path) -> pl.DataFrame:
+    """Add what a network says to every video of the locked test."""
+    pixels = list(video_clips(videos["video_id"], clips))
+    logits = video_logits(network, pixels)
+    return videos.with_columns(
         probability_fake=pl.Series([probability_fake(float(logit)) for logit in logits]),
         logit=pl.Series(logits),
-        num_clips=pl.Series([len(pixels) for pixels in videos], dtype=pl.Int64),
-        group="group",
+        num_clips=pl.Series([len(own) for own in pixels], dtype=pl.Int64),
     )
 
 
@@ -97,10 +108,12 @@ def outcomes_of(locked: pl.DataFrame, calibration: Calibration) -> Outcomes:
     )
 
 
-def locked_scores(candidate: Candidate, params: Params) -> dict[str, dict[str, Any]]:
-    """Every measure of the candidate on the locked test, with intervals."""
+def locked_scores(
+    locked: pl.DataFrame, calibration: Calibration, params: Params
+) -> dict[str, dict[str, Any]]:
+    """Every measure of a network on the locked test, with intervals."""
     found = estimate(
-        outcomes_of(candidate.locked, candidate.calibration),
+        outcomes_of(locked, calibration),
         per_group=False,
         config=params.evaluate,
         generator=generator_for(params.seed, "locked"),
@@ -108,8 +121,16 @@ def locked_scores(candidate: Candidate, params: Params) -> dict[str, dict[str, A
     return {name: measured.as_dict() for name, measured in found.items()}
 
 
+@contextmanager
+def stored(number: str) -> Iterator[Path]:
+    """The files that a version was registered with, until the block ends."""
+    with TemporaryDirectory() as scratch:
+        local = mlflow.artifacts.download_artifacts(f"models:/{NAME}/{number}", dst_path=scratch)
+        yield Path(local) / "artifacts" / "network"
+
+
 def gain_over(
-    opponent: ModelVersion, candidate: Candidate, folds: pl.DataFrame, clips: Path, params: Params
+    opponent: ModelVersion, candidate: Candidate, locked: pl.DataFrame, clips: Path, params: Params
 ) -> float | None:
     """Upper end of the interval of the candidate's ROC-AUC minus the opponent's.
 
@@ -117,25 +138,23 @@ def gain_over(
     test; of another one, it is scored anew. None where its network cannot see
     these clips or the difference is undefined.
     """
-    source = f"models:/{NAME}/{opponent.version}"
-    with TemporaryDirectory() as scratch:
-        local = Path(mlflow.artifacts.download_artifacts(source, dst_path=scratch))
-        folder = local / "artifacts" / "network"
+    with stored(str(opponent.version)) as folder:
         calibration = serving.Settings.read(folder).calibration
-        locked = pl.read_parquet(folder / LOCKED)
-        if locked["video_id"].to_list() != candidate.locked["video_id"].to_list():
-            if read_description(folder)[1] != read_description(candidate.folder)[1]:
+        theirs = pl.read_parquet(folder / LOCKED)
+        if not theirs.select(candidate.videos.columns).equals(candidate.videos):
+            seen = [read_description(place)[1] for place in (folder, candidate.folder)]
+            if any(getattr(seen[0], name) != getattr(seen[1], name) for name in PIXELS):
                 return None
-            locked = score_locked(load_network(folder), folds, clips)
+            theirs = score_locked(load_network(folder), candidate.videos, clips)
     return roc_auc_gain(
-        outcomes_of(candidate.locked, candidate.calibration),
-        outcomes_of(locked, calibration),
+        outcomes_of(locked, candidate.calibration),
+        outcomes_of(theirs, calibration),
         config=params.evaluate,
         generator=generator_for(params.seed, "gain"),
     ).high
 
 
-def log_candidate(candidate: Candidate, run_id: str, max_mib: float) -> ModelVersion:
+def log_candidate(candidate: Candidate, locked: pl.DataFrame, run_id: str, max_mib: float) -> str:
     """Store the model, and what it said of the locked test, as a new version."""
     settings = serving.Settings(
         clips=read_description(candidate.folder)[1],
@@ -143,10 +162,16 @@ def log_candidate(candidate: Candidate, run_id: str, max_mib: float) -> ModelVer
         max_mib=max_mib,
     )
     with TemporaryDirectory() as scratch:
-        locked = Path(scratch) / LOCKED
-        candidate.locked.write_parquet(locked)
-        number = serving.log_model(NAME, candidate.folder, settings, [locked], run_id=run_id)
-    return MlflowClient().get_model_version(NAME, number)
+        target = Path(scratch) / LOCKED
+        locked.write_parquet(target)
+        return serving.log_model(
+            NAME,
+            candidate.folder,
+            settings,
+            [target],
+            run_id=run_id,
+            tags={"fvc.candidate": candidate.key},
+        )
 
 
 def find_version(client: MlflowClient, key: str) -> ModelVersion | None:
@@ -180,55 +205,52 @@ def run(
     Raises:
         FvcError: An input is missing, or the fold's run is not in the store.
     """
-    table = FOLDS.read(folds)
     fold = best_fold(models, params.split.folds)
-    folder = models / str(fold)
     calibrations = read_json(evaluation / "calibration.json", "evaluate")
     candidate = Candidate(
         fold=fold,
-        folder=folder,
+        folder=models / str(fold),
         calibration=Calibration.from_dict(calibrations[str(fold)]),
-        locked=score_locked(load_network(folder), table, clips),
-        weights_sha256=sha256_of_file(folder / WEIGHTS),
+        videos=locked_videos(FOLDS.read(folds), clips),
     )
     identity = tracking.Identity(
         params=params,
         data_sha256=read_json(clips_summary, "clips")["data_sha256"],
         folds_sha256=sha256_of_file(folds),
     )
-    client = tracking.connect()
-    registered = find_version(client, candidate.key)
-    if registered is None:
-        run_id = source_run(client, identity, candidate)
-        registered = log_candidate(candidate, run_id, params.serving.max_mib)
-        client.set_model_version_tag(NAME, registered.version, "fvc.candidate", candidate.key)
-    # A store gives the number as a text or as an integer.
-    number = str(registered.version)
+    client = connect()
+    number, locked = version_of(client, candidate, clips, params.serving.max_mib)
     champion = champion_of(client)
+    # A store gives the number as a text or as an integer.
     if champion is not None and str(champion.version) == number:
         decision = Decision.from_dict(json.loads(champion.tags["fvc.decision"]))
     else:
-        gain = None if champion is None else gain_over(champion, candidate, table, clips, params)
+        gain = None if champion is None else gain_over(champion, candidate, locked, clips, params)
         decision = decide(evidence_of(evaluation, champion, gain))
-    scores = locked_scores(candidate, params)
+    scores = locked_scores(locked, candidate.calibration, params)
     describe(client, number, candidate, decision, scores, identity, evaluation)
     move_aliases(client, number, decision)
     write_json(summary, {"fold": fold, "locked": scores, **decision.as_dict()})
     sys.stderr.write("".join(f"register: {reason}\n" for reason in decision.reasons))
 
 
-def source_run(client: MlflowClient, identity: tracking.Identity, candidate: Candidate) -> str:
-    """The run that trained the candidate.
+def version_of(
+    client: MlflowClient, candidate: Candidate, clips: Path, max_mib: float
+) -> tuple[str, pl.DataFrame]:
+    """The candidate's version and its locked scores; scored and stored if it is new.
 
     Raises:
-        FvcError: It is not in the store.
+        FvcError: The run that trained it is not in the store.
     """
-    parent = tracking.cross_validation_run(client, identity)
-    run_id = tracking.finished_fold_run(client, parent, candidate.weights_sha256)
+    if known := find_version(client, candidate.key):
+        with stored(str(known.version)) as folder:
+            return str(known.version), pl.read_parquet(folder / LOCKED)
+    run_id = tracking.trained_by(client, candidate.weights_sha256)
     if run_id is None:
         cause = "its run is not in the MLflow store"
-        raise FvcError(candidate.folder, cause, "Run 'dvc repro --force evaluate'")
-    return run_id
+        raise FvcError(candidate.folder, cause, "Run 'dvc repro -f -s evaluate'")
+    locked = score_locked(load_network(candidate.folder), candidate.videos, clips)
+    return log_candidate(candidate, locked, run_id, max_mib), locked
 
 
 def evidence_of(evaluation: Path, champion: ModelVersion | None, gain: float | None) -> Evidence:

@@ -154,7 +154,7 @@ def run(params: Params, *, index: Path, folds: Path, summary: Path) -> None:
     if leaks:
         shown = "; ".join(str(leak) for leak in leaks[:MAX_LEAKS_SHOWN])
         cause = f"the split leaks {len(leaks)} times: {shown}"
-        raise FvcError(index, cause, "Run 'dvc repro -f index', which forms the groups")
+        raise FvcError(index, cause, "Run 'dvc repro -f -s index', which forms the groups")
     accuracy = cascade_lookup_accuracy(divided, videos)
     FOLDS.write(folds, divided)
     audit = {"leaks": len(leaks), "cascade_lookup_balanced_accuracy": accuracy}

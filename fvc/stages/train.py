@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from fvc import plots, tracking
+from fvc.clip_files import read_key
 from fvc.config import Params, load_params
 from fvc.dataset import ClipDataset, training_batches, video_clips, videos_of_fold
 from fvc.diagnostics import MEASURED_SERIES, SERIES, EpochRow, validation_series
@@ -26,6 +27,32 @@ from fvc.seeding import seed_for
 
 Parts = Mapping[str, Mapping[str, int]]
 """Labels (1 is fake) by video id, for `train`, `validation` and `test`."""
+
+PACKAGE = Path(tracking.__file__).parents[1]
+CODE = (
+    *("checkpoint.py", "clip_files.py", "dataset.py", "diagnostics.py", "epoch.py", "loop.py"),
+    *("networks/__init__.py", "networks/inception.py", "networks/resnet3d.py", "precision.py"),
+    *("predict.py", "seeding.py"),
+)
+"""The modules behind trained weights: a checkpoint of other code is not resumed."""
+
+
+def binding_of(
+    identity: tracking.Identity, parts: Parts, *, fold: int, clips: Path, augmented: Path
+) -> str:
+    """A hash of all that the weights depend on: a training with another one starts anew."""
+    videos = sorted(video_id for part in parts.values() for video_id in part)
+    pretrained = Path(identity.params.model.pretrained)
+    return sha256_of(
+        [
+            identity.cv_key,
+            fold,
+            [read_key(folder / f"{name}.pt") for folder in (clips, augmented) for name in videos],
+            sha256_of_file(pretrained) if pretrained.is_file() else None,
+            [sha256_of_file(PACKAGE / name) for name in CODE],
+            str(torch.__version__),
+        ]
+    )
 
 
 def train_fold(
@@ -169,7 +196,8 @@ def run(
         data_sha256=read_json(clips_summary, "clips")["data_sha256"],
         folds_sha256=sha256_of_file(folds),
     )
-    with tracking.fold_run(identity, fold, table, runs) as tracked:
+    binding = binding_of(identity, parts, fold=fold, clips=clips, augmented=augmented)
+    with tracking.fold_run(identity, fold, table, binding=binding, runs=runs) as tracked:
 
         def on_epoch(history: Sequence[EpochRow]) -> None:
             sys.stderr.write(progress(fold, history[-1], params.train.epochs))
@@ -182,7 +210,7 @@ def run(
             clips=clips,
             augmented=augmented,
             checkpoints=checkpoints,
-            binding=sha256_of([identity.cv_key, fold]),
+            binding=binding,
             on_epoch=on_epoch,
         )
         predictions = score_fold(network, parts, fold=fold, clips=clips)

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import mlflow
 import polars as pl
 from mlflow.data.polars_dataset import from_polars
 from mlflow.entities import Metric, Param, Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.git_utils import get_git_commit
@@ -26,17 +26,18 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from fvc.config import Params
-from fvc.errors import FvcError
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
-
-PARENT_VARIABLE = "FVC_PARENT_RUN_ID"
-"""Names the cross-validation run that `mlflow run . -e main` opened."""
+from fvc.tracking.store import (
+    PARENT_VARIABLE,
+    connect,
+    experiment_id,
+    find_runs,
+    given_parent,
+    working_copy,
+)
 
 TRAINING_SECTIONS = ("seed", "augment", "clips", "model", "split", "train")
 """The parameters that a trained network depends on."""
-
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""What makes MLflow's pages open with runs and charts rather than with traces."""
 
 BATCH_SIZE = 1000
 """Metrics in one request; MLflow takes no more."""
@@ -63,93 +64,51 @@ class Identity:
         """Names the cross-validation that folds with this identity belong to."""
         return sha256_of([self.params_sha256, self.data_sha256, self.folds_sha256])
 
+    def flat_params(self) -> dict[str, Any]:
+        """The parameters that training depends on, with dotted names: `train.learning_rate`."""
+        values = asdict(self.params)
+        flat: dict[str, Any] = {}
+
+        def walk(name: str, value: Any) -> None:
+            if isinstance(value, dict):
+                for key, inner in value.items():
+                    walk(f"{name}.{key}", inner)
+            else:
+                flat[name] = json.dumps(value) if isinstance(value, list | tuple) else value
+
+        for section in TRAINING_SECTIONS:
+            walk(section, values[section])
+        return flat
+
     def tags(self) -> dict[str, str]:
         """The tags that every run of this identity carries."""
-        lock = repository_root() / "dvc.lock"
+        root = working_copy()
+        lock = root / "dvc.lock" if root else None
         return {
             "fvc.network": self.params.model.network,
             "fvc.params_sha256": self.params_sha256,
             "fvc.data_sha256": self.data_sha256,
             "fvc.folds_sha256": self.folds_sha256,
             "fvc.cv_key": self.cv_key,
-            "fvc.dvc_lock": sha256_of_file(lock) if lock.is_file() else "none",
+            "fvc.dvc_lock": sha256_of_file(lock) if lock and lock.is_file() else "none",
             "fvc.experiment": os.environ.get("DVC_EXP_NAME", "none"),
         }
-
-
-def repository_root() -> Path:
-    """Where the store lies: DVC's own root, else the nearest folder above with a dvc.yaml.
-
-    DVC runs queued experiments in a copy of the repository and names the
-    original in `DVC_ROOT`, so their runs meet in one store.
-
-    Raises:
-        FvcError: There is none.
-    """
-    if root := os.environ.get("DVC_ROOT"):
-        return Path(root).resolve()
-    here = Path.cwd()
-    for folder in [here, *here.parents]:
-        if (folder / "dvc.yaml").is_file():
-            return folder
-    remedy = "Run from the repository, or set MLFLOW_TRACKING_URI"
-    raise FvcError(here, "is in no repository with a dvc.yaml, so no MLflow store is known", remedy)
-
-
-def connect() -> MlflowClient:
-    """Point MLflow at the store that the environment names, else at the repository's own."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        mlflow.set_tracking_uri(own_store())
-    return MlflowClient()
-
-
-def own_store() -> str:
-    """The address of the repository's own store."""
-    return f"sqlite:///{repository_root() / 'mlflow.db'}"
-
-
-def experiment_id(client: MlflowClient) -> str:
-    """The experiment that new runs go to; it is made where it is missing.
-
-    It is the one that MLflow or the user names in the environment, else `fvc`.
-    """
-    if parent := os.environ.get(PARENT_VARIABLE):
-        return client.get_run(parent).info.experiment_id
-    if identifier := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return identifier
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "fvc")
-    # Without a location, a local store would put artifacts under the working directory.
-    local = mlflow.get_tracking_uri() == own_store()
-    location = (repository_root() / "mlruns").as_uri() if local else None
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        try:
-            return client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
-        except MlflowException:
-            experiment = client.get_experiment_by_name(name)  # another fold was faster
-            if experiment is None:
-                raise
-    return experiment.experiment_id
 
 
 def cross_validation_run(client: MlflowClient, identity: Identity) -> str:
     """Find or create the run above the folds of one cross-validation; returns its id."""
     tags = {**identity.tags(), **git_commit(), "fvc.kind": "cross-validation"}
-    if given := os.environ.get(PARENT_VARIABLE):
-        for key, value in tags.items():
-            client.set_tag(given, key, value)
-        return given
-    experiment = experiment_id(client)
-    found = _search(
-        client, experiment, {"fvc.kind": "cross-validation", "fvc.cv_key": identity.cv_key}
-    )
-    if found:
+    if given := given_parent(client):
+        _set_tags(client, given.info.run_id, tags)
+        return given.info.run_id
+    known = {"fvc.kind": "cross-validation", "fvc.cv_key": identity.cv_key}
+    if found := find_runs(client, known):
         return found[0].info.run_id
-    name = (
-        os.environ.get("DVC_EXP_NAME") or f"{identity.params.model.network} {identity.cv_key[:7]}"
-    )
-    run_id = client.create_run(experiment, tags=resolve_tags(tags), run_name=name).info.run_id
-    log_params(client, run_id, flat_params(identity.params))
+    network = identity.params.model.network
+    name = os.environ.get("DVC_EXP_NAME") or f"{network} {identity.cv_key[:7]}"
+    tags = resolve_tags({**tags, MLFLOW_SOURCE_NAME: "dvc repro"})
+    run_id = client.create_run(experiment_id(client), tags=tags, run_name=name).info.run_id
+    log_params(client, run_id, identity.flat_params())
     return run_id
 
 
@@ -205,16 +164,28 @@ class OpenRun:
 
 
 @contextmanager
-def fold_run(identity: Identity, fold: int, folds: pl.DataFrame, runs: Path) -> Iterator[OpenRun]:
+def fold_run(
+    identity: Identity, fold: int, folds: pl.DataFrame, *, binding: str, runs: Path
+) -> Iterator[OpenRun]:
     """Open the run of one fold, with system metrics, until the block ends.
 
     Under `mlflow run -e train` it is the run that MLflow opened. Otherwise it
-    is a child of the cross-validation: the unfinished one of an earlier,
-    killed attempt, whose id waits in `runs`, or a new one.
+    is a child of the cross-validation: that of an earlier attempt at the same
+    training, which a note in `runs` tells, or a new one.
+
+    Args:
+        identity: Of the cross-validation.
+        fold: Which of its folds.
+        folds: The FOLDS table, logged as the run's input.
+        binding: What the training depends on, as a hash; attempts with
+            another one get a run of their own.
+        runs: Folder of the notes.
     """
     client = connect()
-    run_id = os.environ.get("MLFLOW_RUN_ID") or _pending_run(client, identity, fold, runs)
-    mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if not run_id:
+        run_id = _child(client, identity, fold, binding=binding, runs=runs)
+        mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     _describe(client, run_id, identity, fold)
     with mlflow.start_run(run_id=run_id, log_system_metrics=True):
         dataset = from_polars(folds, name="folds", targets="label")
@@ -222,42 +193,46 @@ def fold_run(identity: Identity, fold: int, folds: pl.DataFrame, runs: Path) -> 
         yield OpenRun(client, run_id)
 
 
-def _pending_run(client: MlflowClient, identity: Identity, fold: int, runs: Path) -> str:
-    note = runs / f"fold-{fold}.json"
+def _child(client: MlflowClient, identity: Identity, fold: int, *, binding: str, runs: Path) -> str:
     parent = cross_validation_run(client, identity)
-    place = {"cv_key": identity.cv_key, "store": mlflow.get_tracking_uri()}
+    note = runs / f"fold-{fold}.json"
+    place = {"binding": binding, "store": mlflow.get_tracking_uri()}
     if note.is_file():
         waiting = read_json(note, f"train@{fold}")
-        run_id = waiting.pop("run_id")
-        if waiting == place and _may_go_on(client, run_id, parent):
-            client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent)
-            return run_id
-    run_id = _new_child(client, parent, fold)
-    write_json(note, {"run_id": run_id, **place})
-    return run_id
+        attempt = waiting.pop("attempt")
+        found = find_runs(client, {"fvc.attempt": attempt}) if waiting == place else []
+        if found and _may_go_on(client, found[0], parent):
+            client.set_tag(found[0].info.run_id, MLFLOW_PARENT_RUN_ID, parent)
+            return found[0].info.run_id
+    # The note comes first: killed in between, the next attempt finds the run by it.
+    attempt = uuid4().hex
+    write_json(note, {"attempt": attempt, **place})
+    return _new_child(client, parent, fold, {"fvc.attempt": attempt})
 
 
-def _may_go_on(client: MlflowClient, run_id: str, parent: str) -> bool:
-    """Whether a run still exists, where the parent is, and was not finished below another."""
-    try:
-        run = client.get_run(run_id)
-    except MlflowException:
-        return False
+def _may_go_on(client: MlflowClient, run: Run, parent: str) -> bool:
+    """Whether a run is where the parent is, and was not finished below another one."""
     beside = run.info.experiment_id == client.get_run(parent).info.experiment_id
     elsewhere = run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent
     finished = run.info.status == "FINISHED"
-    return run.info.lifecycle_stage == "active" and beside and not (finished and elsewhere)
+    return beside and not (finished and elsewhere)
 
 
-def _new_child(client: MlflowClient, parent: str, fold: int) -> str:
+def _new_child(client: MlflowClient, parent: str, fold: int, tags: Mapping[str, str]) -> str:
     experiment = client.get_run(parent).info.experiment_id
-    tags = resolve_tags({MLFLOW_PARENT_RUN_ID: parent, MLFLOW_SOURCE_NAME: "fvc train"})
-    return client.create_run(experiment, tags=tags, run_name=f"fold {fold}").info.run_id
+    own = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_SOURCE_NAME: "fvc train", **tags}
+    return client.create_run(
+        experiment, tags=resolve_tags(own), run_name=f"fold {fold}"
+    ).info.run_id
 
 
 def _describe(client: MlflowClient, run_id: str, identity: Identity, fold: int) -> None:
-    log_params(client, run_id, {**flat_params(identity.params), "fold": fold})
-    tags = {**identity.tags(), **git_commit(), "fvc.kind": "fold", "fvc.fold": str(fold)}
+    log_params(client, run_id, {**identity.flat_params(), "fold": fold})
+    kind = {"fvc.kind": "fold", "fvc.fold": str(fold)}
+    _set_tags(client, run_id, {**identity.tags(), **git_commit(), **kind})
+
+
+def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
         client.set_tag(run_id, key, value)
 
@@ -286,15 +261,26 @@ def complete_cross_validation(
     A fold's run is known by the digest of its weights. One is missing after
     outputs were restored from a cache or remote, or in a fresh store; it is
     rebuilt from the outputs and tagged `fvc.restored`.
+
+    Args:
+        identity: Of the cross-validation.
+        outputs: Of each fold.
+        results: The final metrics of the cross-validation.
+        evidence: Folder whose files are stored with the run.
+        note: What the run's page says first, in Markdown.
     """
     client = connect()
     parent = cross_validation_run(client, identity)
     for fold in outputs:
-        if finished_fold_run(client, parent, fold.weights_sha256) is None:
-            _restore(client, parent, identity, fold)
+        known = {"fvc.weights_sha256": fold.weights_sha256, MLFLOW_PARENT_RUN_ID: parent}
+        found = find_runs(client, known)
+        if not any(run.info.status == "FINISHED" for run in found):
+            begun = [run.info.run_id for run in found if "fvc.restored" in run.data.tags]
+            _restore(client, parent, identity, fold, begun)
     run = OpenRun(client, parent)
-    log_params(client, parent, flat_params(identity.params))
+    log_params(client, parent, identity.flat_params())
     run.log_results(results)
+    run.set_tag("fvc.evaluate", json.dumps(asdict(identity.params.evaluate)))
     run.set_tag(MLFLOW_RUN_NOTE, note)
     for source in sorted(path for path in evidence.rglob("*") if path.is_file()):
         folder = source.parent.relative_to(evidence).as_posix()
@@ -303,39 +289,30 @@ def complete_cross_validation(
         client.set_terminated(parent)
 
 
-def finished_fold_run(client: MlflowClient, parent: str, weights_sha256: str) -> str | None:
-    """The oldest finished run below `parent` that ended with these weights."""
-    experiment = client.get_run(parent).info.experiment_id
-    tags = {"fvc.weights_sha256": weights_sha256, MLFLOW_PARENT_RUN_ID: parent}
-    found = [run for run in _search(client, experiment, tags) if run.info.status == "FINISHED"]
-    return found[0].info.run_id if found else None
-
-
-def _restore(client: MlflowClient, parent: str, identity: Identity, fold: FoldOutputs) -> None:
-    run = OpenRun(client, _new_child(client, parent, fold.fold))
-    _describe(client, run.run_id, identity, fold.fold)
+def _restore(
+    client: MlflowClient,
+    parent: str,
+    identity: Identity,
+    fold: FoldOutputs,
+    begun: Sequence[str],
+) -> None:
+    """Rebuild a run, going on with one that an earlier attempt has begun."""
+    tags = {"fvc.restored": "true", "fvc.weights_sha256": fold.weights_sha256}
+    run_id = begun[0] if begun else _new_child(client, parent, fold.fold, tags)
+    run = OpenRun(client, run_id)
+    _describe(client, run_id, identity, fold.fold)
     run.log_history(fold.history)
     run.log_results(fold.results)
     for source in fold.files:
         run.log_file(source)
-    run.set_tag("fvc.restored", "true")
-    run.set_tag("fvc.weights_sha256", fold.weights_sha256)
-    client.set_terminated(run.run_id)
+    client.set_terminated(run_id)
 
 
-def flat_params(params: Params) -> dict[str, Any]:
-    """All parameters with dotted names: `train.learning_rate`."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, inner)
-        else:
-            flat[prefix] = json.dumps(value) if isinstance(value, list | tuple) else value
-
-    walk("", asdict(params))
-    return flat
+def trained_by(client: MlflowClient, weights_sha256: str) -> str | None:
+    """The oldest finished run of a fold that ended with these weights."""
+    found = find_runs(client, {"fvc.weights_sha256": weights_sha256, "fvc.kind": "fold"})
+    finished = [run for run in found if run.info.status == "FINISHED"]
+    return finished[0].info.run_id if finished else None
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
@@ -347,14 +324,10 @@ def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> 
 
 
 def git_commit() -> dict[str, str]:
-    """The tag that names the commit of the repository, where there is one."""
-    commit = get_git_commit(str(repository_root()))
+    """The tag that names the commit of the working copy, where there is one."""
+    root = working_copy()
+    commit = get_git_commit(str(root)) if root else None
     return {MLFLOW_GIT_COMMIT: commit} if commit else {}
-
-
-def _search(client: MlflowClient, experiment: str, tags: Mapping[str, str]) -> list[Run]:
-    clauses = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-    return list(client.search_runs([experiment], clauses, order_by=["attributes.start_time ASC"]))
 
 
 def _now_ms() -> int:
