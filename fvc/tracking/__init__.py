@@ -199,8 +199,9 @@ def _child(client: MlflowClient, identity: Identity, fold: int, *, binding: str,
     place = {"binding": binding, "store": mlflow.get_tracking_uri()}
     if note.is_file():
         waiting = read_json(note, f"train@{fold}")
-        attempt = waiting.pop("attempt")
-        found = find_runs(client, {"fvc.attempt": attempt}) if waiting == place else []
+        attempt = waiting.pop("attempt", None)
+        same = attempt is not None and waiting == place
+        found = find_runs(client, {"fvc.attempt": attempt}) if same else []
         if found and _may_go_on(client, found[0], parent):
             client.set_tag(found[0].info.run_id, MLFLOW_PARENT_RUN_ID, parent)
             return found[0].info.run_id
