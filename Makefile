@@ -17,7 +17,7 @@ setup: .venv/.ready
 
 # Where there is no uv, a venv of Python's own brings one.
 .venv/.ready: requirements.txt pyproject.toml
-	command -v uv >/dev/null || \
+	@command -v uv >/dev/null || \
 	  { python3 -m venv .venv && .venv/bin/python -m pip install --quiet uv; } || \
 	  { echo "error: uv is missing and cannot be installed: see docs.astral.sh/uv"; exit 1; }
 	uv venv --quiet --allow-existing --python ">=3.11" .venv
@@ -46,7 +46,7 @@ lint: setup
 	mypy
 
 clean:
-	rm -rf work .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf work .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dvc_plots *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements: setup

@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] not in commands:
         asked_for_help = arguments[:1] in (["-h"], ["--help"])
         usage = f"usage: fvc <command> [flags]; commands: {', '.join(commands)}\n"
+        unknown = f"error: fvc {arguments[0]}: there is no such command\n" if arguments else ""
+        sys.stderr.write("" if asked_for_help else unknown)
         (sys.stdout if asked_for_help else sys.stderr).write(usage)
         return 0 if asked_for_help else 2
     command, flags = arguments[0], arguments[1:]

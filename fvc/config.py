@@ -346,8 +346,9 @@ def check_params(content: Any, source: Path | str) -> Params:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
         message = first["msg"].removeprefix("Value error, ")
-        if first["type"] in ("float_type", "int_type") and isinstance(first["input"], str):
-            message += f", not the text '{first['input']}' (write 1.0e-3, not 1e-3)"
+        if isinstance(first["input"], str):
+            message += f", not the text '{first['input']}'"
+            message += " (write 1.0e-3, not 1e-3)" if first["type"] == "float_type" else ""
         more = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
         cause = f"{key}: {message[:1].lower()}{message[1:]}{more}"
-        raise FvcError(source, cause, "Mend it, or run 'git checkout params.yaml'") from error
+        raise FvcError(source, cause, "Mend it as the files in conf/ have it") from error

@@ -38,6 +38,15 @@ class Decision:
         """For JSON."""
         return {**asdict(self), "reasons": list(self.reasons)}
 
+    @property
+    def outcome(self) -> str:
+        """What happened, in a few words."""
+        return {
+            "unopposed": "became champion because none was in service",
+            "won": "passed the gate and replaced the champion",
+            "refused": "did not pass the gate; the champion stays",
+        }[self.promotion]
+
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Decision":
         """What `as_dict` gave."""
@@ -61,7 +70,7 @@ def decide(evidence: Evidence) -> Decision:
     ]
     if evidence.opponent is None:
         promotion: Promotion = "unopposed" if clean else "refused"
-        reasons.append("No champion is in service.")
+        reasons.append("No champion was in service.")
     else:
         worse = evidence.gain_high is None or evidence.gain_high < 0
         reasons.append(_opponent_reason(evidence, worse))
@@ -73,11 +82,11 @@ def _probe_reason(evidence: Evidence, beats: bool) -> str:
     low, score = evidence.roc_auc_low, evidence.best_probe_roc_auc
     if low is None or score is None:
         return "The out-of-fold ROC-AUC of the model or of the probes is undefined."
-    lies = f"The lower end of the out-of-fold ROC-AUC, {low:.3f}, lies"
-    side = "above" if beats else "not above"
-    return (
-        f"{lies} {side} the probe '{evidence.best_probe}', {score:.3f}, by {abs(low - score):.3f}."
-    )
+    low_end = f"The out-of-fold ROC-AUC is at least {low:.3f}, which"
+    does = "beats" if beats else "does not beat"
+    gap = f"by {abs(low - score):.3f}"
+    probe = f"the best classifier without pixels, '{evidence.best_probe}' ({score:.3f})"
+    return f"{low_end} {does} {probe}, {gap}."
 
 
 def _opponent_reason(evidence: Evidence, worse: bool) -> str:
@@ -107,16 +116,11 @@ def model_card(
         locked: Scores on the locked test, in a line.
         data: Name and value of what identifies data, folds and parameters.
     """
-    standing = {
-        "unopposed": "became champion because none was in service",
-        "won": "passed the gate and replaced the champion",
-        "refused": "did not pass the gate",
-    }[decision.promotion]
     beats = "beats" if decision.beats_probes else "does **not** beat"
     rows = "\n".join(f"| {name} | `{value}` |" for name, value in data.items())
     return f"""# fvc: is this video real?
 
-This version {standing}. It {beats} the probes, which see no pixels.
+This version {decision.outcome}. It {beats} the probes, which see no pixels.
 
 {chr(10).join(f"- {reason}" for reason in decision.reasons)}
 

@@ -184,6 +184,7 @@ def test_the_evidence_is_complete_and_nothing_else_is_left(tmp_path: Path) -> No
     assert set(written) == {
         "calibration.json",
         "confusion_matrix.png",
+        "headline.json",
         "learning_curves.png",
         "metrics.json",
         "out_of_fold.csv",

@@ -86,6 +86,7 @@ def test_a_project_run_is_used_and_stays_in_its_experiment(
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     with tracking.fold_run(IDENTITY, 3, folds, binding="b", runs=tmp_path / "runs") as run:
         assert run.run_id == given
+        assert (store.get_run(given).info.run_name or "").startswith("fold 3 ")
         run.log_history(HISTORY)
     assert len(store.search_runs([experiment])) == 1
     assert store.get_experiment_by_name("fvc") is None, "a second experiment was made"

@@ -290,6 +290,19 @@ def track(
     )
 
 
+def headline_of(metrics: Mapping[str, Any]) -> dict[str, float | bool | None]:
+    """The few numbers that `dvc metrics show` and `dvc exp show` have room for."""
+    roc_auc = metrics["video"]["roc_auc"]
+    return {
+        "roc_auc": roc_auc["value"],
+        "roc_auc_low": roc_auc["low"],
+        "roc_auc_high": roc_auc["high"],
+        "macro_f1": metrics["video"]["macro_f1"]["value"],
+        "best_probe_roc_auc": metrics["best_probe_roc_auc"],
+        "beats_probes": metrics["beats_probes"],
+    }
+
+
 def note_of(metrics: Mapping[str, Any]) -> str:
     """What the run's page says first, in Markdown."""
     found = metrics["video"]["roc_auc"]
@@ -322,7 +335,9 @@ def write_numbers(
 ) -> None:
     """Write everything but pictures and the report."""
     calibrations = {str(fold): found.as_dict() for fold, found in evidence.calibrations.items()}
-    write_json(folder / "metrics.json", metrics_of(evidence, num_leaks))
+    metrics = metrics_of(evidence, num_leaks)
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "headline.json", headline_of(metrics))
     write_json(folder / "slices.json", [part.as_dict() for part in evidence.slices])
     write_json(folder / "calibration.json", calibrations)
     OUT_OF_FOLD.write(folder / "out_of_fold.csv", out_of_fold(trained, evidence))

@@ -15,17 +15,15 @@ def run(videos: Sequence[Path], *, model: str) -> None:
     """Print the answer for each file, in order.
 
     Raises:
-        FvcError: The model is not registered, or a file cannot be read.
+        FvcError: A file is missing, or the model is not registered.
     """
+    for video in videos:
+        if not video.is_file():
+            raise FvcError(video, "is no file", "Name existing video files")
     connect()
     loaded = serving.load_model(model)
     for video in videos:
-        try:
-            content = video.read_bytes()
-        except OSError as error:
-            cause = f"cannot be read ({error.strerror})"
-            raise FvcError(video, cause, "Name an existing video file") from error
-        answer = serving.ask(loaded, content)
+        answer = serving.ask(loaded, video.read_bytes())
         sys.stdout.write(json.dumps({"file": str(video), **answer}) + "\n")
 
 

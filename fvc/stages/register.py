@@ -232,6 +232,8 @@ def run(
     move_aliases(client, number, decision)
     write_json(summary, {"fold": fold, "locked": scores, **decision.as_dict()})
     sys.stderr.write("".join(f"register: {reason}\n" for reason in decision.reasons))
+    report = evaluation / "report.html"
+    sys.stderr.write(f"register: fold {fold} {decision.outcome}; the evidence is in {report}\n")
 
 
 def version_of(

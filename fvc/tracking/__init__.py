@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ from fvc.tracking.store import (
 
 TRAINING_SECTIONS = ("seed", "augment", "clips", "model", "split", "train")
 """The parameters that a trained network depends on."""
+
+MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-[0-9]+")
+"""What MLflow calls a run that nobody named."""
 
 BATCH_SIZE = 1000
 """Metrics in one request; MLflow takes no more."""
@@ -183,7 +187,9 @@ def fold_run(
     """
     client = connect()
     run_id = os.environ.get("MLFLOW_RUN_ID")
-    if not run_id:
+    if run_id:
+        _name_after_fold(client, run_id, fold)
+    else:
         run_id = _child(client, identity, fold, binding=binding, runs=runs)
         mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     _describe(client, run_id, identity, fold)
@@ -191,6 +197,13 @@ def fold_run(
         dataset = from_polars(folds, name="folds", targets="label")
         mlflow.log_input(dataset, context="training")
         yield OpenRun(client, run_id)
+
+
+def _name_after_fold(client: MlflowClient, run_id: str, fold: int) -> None:
+    """Say which fold it is in a name that MLflow made up; one that a user gave stays."""
+    name = client.get_run(run_id).info.run_name or ""
+    if MADE_UP_NAME.fullmatch(name):
+        client.update_run(run_id, name=f"fold {fold} {name}")
 
 
 def _child(client: MlflowClient, identity: Identity, fold: int, *, binding: str, runs: Path) -> str:
