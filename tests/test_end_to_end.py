@@ -187,12 +187,21 @@ def test_experiments_share_the_store(clone: Clone) -> None:
     quick = ("-S", "train.epochs=1", "-S", "split.folds=[0,1,2]")
     clone.must("dvc", "exp", "run", *quick, "-S", "train.learning_rate=5.0e-4")
     clone.must("dvc", "exp", "run", "--queue", *quick, "-S", "train.learning_rate=2.0e-4")
-    clone.must("dvc", "queue", "start")
+    # Not through `must`: the worker that it leaves behind would hold the pipes open.
+    subprocess.run(
+        ("dvc", "queue", "start"),
+        cwd=clone.folder,
+        env=clone.environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 900
     while "Success" not in (said := clone.must("dvc", "queue", "status")):
         assert "Failed" not in said, said
         assert time.monotonic() < deadline, said
         time.sleep(2)
+    clone.must("dvc", "queue", "stop")
     rates = {
         run.data.params["train.learning_rate"]
         for key, run in clone.runs().items()
