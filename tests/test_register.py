@@ -210,6 +210,22 @@ def test_a_corrected_label_is_another_locked_test(corpus: Corpus, store: MlflowC
     assert len(store.search_model_versions("name = 'fvc'")) == 2
 
 
+def test_a_champion_whose_scores_were_stored_with_other_columns_is_scored_anew(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log_older(candidate: register.Candidate, locked: pl.DataFrame, *rest: Any) -> str:
+        return log(candidate, locked.drop("clips_key"), *rest)
+
+    log = register.log_candidate
+    with monkeypatch.context() as patch:
+        patch.setattr(register, "log_candidate", log_older)
+        corpus.register()
+    corpus.add_network(1, brightness=-0.001, ranks_validation=True)
+    decided = corpus.register()
+    assert decided["promotion"] == "refused"
+    assert "is worse than" in " ".join(decided["reasons"])
+
+
 @pytest.mark.parametrize("killed_in", ["champion_of", "describe", "move_aliases"])
 def test_killed_after_registering_it_goes_on_with_the_same_version(
     corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch, killed_in: str
