@@ -38,10 +38,13 @@ class ExtractConfig(Section):
     """Largest sum of the unpacked sizes of all archives, in GiB."""
     max_ratio: float
     """Largest unpacked size of an archive over its packed size."""
+    max_members: int
+    """Most files and folders that one archive may list."""
 
     def __post_init__(self) -> None:
         _require(self.max_total_gib > 0, f"max_total_gib is {self.max_total_gib}, not above 0")
         _require(self.max_ratio >= 1, f"max_ratio is {self.max_ratio}, below 1")
+        _require(self.max_members >= 1, f"max_members is {self.max_members}, below 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

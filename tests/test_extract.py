@@ -1,8 +1,16 @@
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import pyzipper
+from zip_bytes import archive_bytes, encrypted_member
 
 from fvc.__main__ import main
 from fvc.config import load_params
@@ -10,7 +18,8 @@ from fvc.errors import FvcError
 from fvc.files import read_json
 from fvc.stages import extract
 
-PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
+ROOT = Path(__file__).parents[1]
+PARAMS = load_params(ROOT / "params.yaml")
 
 
 def pack(archive: Path, files: dict[str, bytes]) -> None:
@@ -138,3 +147,125 @@ def test_a_truncated_archive_stops_before_the_sound_ones_are_unpacked(
         run(tmp_path)
     assert corpus
     assert not (tmp_path / "videos").exists()
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """What changes when a file is written again: its inode and its time."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_later_archive_that_is_damaged_keeps_what_earlier_ones_gave(
+    tmp_path: Path, corpus: dict[str, bytes]
+) -> None:
+    last = tmp_path / "archives/FVC3.zip"
+    pack(last, {"FVC3/1/video.mp4": b"four" * 1000, "FVC3/2/video.mp4": b"five" * 1000})
+    sound = last.read_bytes()
+    at = sound.index(b"FVC3/2/video.mp4") + 30
+    last.write_bytes(sound[:at] + b"\xff\xff\xff" + sound[at + 3 :])
+    with pytest.raises(FvcError, match=r"FVC3\.zip: member 'FVC3/2/video\.mp4' is damaged"):
+        run(tmp_path)
+    assert files_in(tmp_path / "videos") == corpus | {"FVC3/1/video.mp4": b"four" * 1000}
+    before = stamps(tmp_path / "videos")
+    last.write_bytes(sound)
+    run(tmp_path)
+    after = stamps(tmp_path / "videos")
+    assert after.keys() - before.keys() == {"FVC3/2/video.mp4"}
+    assert before.items() <= after.items(), "a whole file was unpacked again"
+
+
+def test_a_wrong_password_leaves_what_is_there(
+    tmp_path: Path, corpus: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path)
+    sealed = tmp_path / "archives/FVC3.zip"
+    with pyzipper.AESZipFile(sealed, "w", encryption=pyzipper.WZ_AES) as opened:
+        opened.setpassword(b"word")
+        opened.writestr("FVC3/1/video.mp4", b"sealed")
+    before = stamps(tmp_path / "videos")
+    for password, said in [(None, "no password is given"), ("wrong", "FVC_ARCHIVE_PASSWORD")]:
+        if password:
+            monkeypatch.setenv(extract.PASSWORD, password)
+        with pytest.raises(FvcError, match=said):
+            run(tmp_path)
+        assert stamps(tmp_path / "videos") == before
+    monkeypatch.setenv(extract.PASSWORD, "word")
+    run(tmp_path)
+    assert files_in(tmp_path / "videos") == corpus | {"FVC3/1/video.mp4": b"sealed"}
+    before = stamps(tmp_path / "videos")
+    run(tmp_path)
+    assert stamps(tmp_path / "videos") == before, "an AES member is unpacked at every run"
+
+
+def test_progress_counts_bytes_and_says_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = random.Random(0).randbytes(5_000_000)
+    pack(tmp_path / "archives/FVC1.zip", {"a": content, "b": content})
+    run(tmp_path)
+    assert "| 10.0M/10.0M [00:0" in capsys.readouterr().err
+    (tmp_path / "videos/b").unlink()
+    run(tmp_path)
+    said = capsys.readouterr().err
+    assert "extract:  50%" in said, "what is there already is not counted as done"
+    assert "B/s]" in said
+
+
+def killed_run(root: Path, moment: float) -> float:
+    """Start the command and kill it so many seconds after it made the folder of videos.
+
+    Returns:
+        The seconds from there to its end, whether it was killed or done.
+    """
+    flags = ["--archives", root / "archives", "--videos", root / "videos"]
+    flags += ["--summary", root / "extracted.json", "--params", ROOT / "params.yaml"]
+    command = [sys.executable, "-m", "fvc", "extract", *map(str, flags)]
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE) as process:
+        while not (root / "videos").exists() and process.poll() is None:
+            time.sleep(0.001)
+        started = time.monotonic()
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        return time.monotonic() - started
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments_the_next_run_ends_as_if_undisturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(extract.PASSWORD, "word")
+    # One encrypted megabyte under many names: encrypting takes longer than all the rest.
+    member = encrypted_member(b"?", random.Random(0).randbytes(1 << 20), b"word")
+    names = [b"FVC1/youtube/%03d/video.mp4" % number for number in range(40)]
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives/FVC1.zip").write_bytes(
+        archive_bytes([replace(member, name=name) for name in names])
+    )
+    pack(tmp_path / "archives/FVC2.zip", {f"FVC2/{n}/video.mp4": b"%d" % n for n in range(40)})
+    duration_s = killed_run(tmp_path, 600)
+    undisturbed = files_in(tmp_path / "videos") | {
+        "summary": (tmp_path / "extracted.json").read_bytes()
+    }
+    generator, unfinished = random.Random(0), 0
+    for _ in range(10):
+        shutil.rmtree(tmp_path / "videos")
+        (tmp_path / "extracted.json").unlink(missing_ok=True)
+        killed_run(tmp_path, generator.uniform(0, duration_s))
+        before = stamps(tmp_path / "videos")
+        finished = {name: stamp for name, stamp in before.items() if not name.endswith(".partial")}
+        unfinished += len(finished) < 80
+        run(tmp_path)
+        after = stamps(tmp_path / "videos")
+        assert finished.items() <= after.items(), "a finished file was written again"
+        summary = {"summary": (tmp_path / "extracted.json").read_bytes()}
+        assert files_in(tmp_path / "videos") | summary == undisturbed
+        assert {path.name for path in tmp_path.iterdir()} == {
+            *("archives", "videos", "extracted.json")
+        }, "a temporary file is left"
+    assert unfinished >= 5, "hardly a run was killed while it was unpacking"

@@ -3,12 +3,12 @@
 import os
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
-from fvc.archives import Member, check_names, check_password, is_unpacked, read_members, unpack
+from fvc.archives import Member, check_names, check_password, find_missing, read_members, unpack
 from fvc.config import ExtractConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.files import write_json
@@ -30,11 +30,11 @@ def plan(archives: Path, config: ExtractConfig) -> dict[Path, list[Member]]:
             "and run 'dvc add data'"
         )
         raise FvcError(archives, "holds no zip archive", remedy)
-    planned = {path: read_members(path) for path in paths}
+    planned = {path: read_members(path, max_members=config.max_members) for path in paths}
     check_names(member for members in planned.values() for member in members)
     total_bytes = 0
     for path, members in planned.items():
-        unpacked_bytes = sum(member.size_bytes for member in members)
+        unpacked_bytes = _size_of(members)
         total_bytes += unpacked_bytes
         check_size(path, unpacked_bytes, total_bytes, config)
     return planned
@@ -82,7 +82,7 @@ def summarise(planned: dict[Path, list[Member]]) -> dict[str, dict[str, dict[str
     counts = {
         path.name: {
             "files": len(members),
-            "unpacked_bytes": sum(member.size_bytes for member in members),
+            "unpacked_bytes": _size_of(members),
         }
         for path, members in planned.items()
     }
@@ -92,24 +92,29 @@ def summarise(planned: dict[Path, list[Member]]) -> dict[str, dict[str, dict[str
 def run(params: Params, *, archives: Path, videos: Path, summary: Path) -> None:
     """Unpack what is missing, remove what is stale, write the counts."""
     planned = plan(archives, params.extract)
-    members = [member for members in planned.values() for member in members]
     password = os.environ.get(PASSWORD)
-    total_bytes = sum(member.size_bytes for member in members)
-    with tqdm(total=total_bytes, desc="extract", unit="B", unit_scale=True) as bar:
-        missing = []
-        for member in members:
-            if is_unpacked(member, videos):
-                bar.update(member.size_bytes)
-            else:
-                missing.append(member)
-        by_archive = [list(some) for _, some in groupby(missing, lambda member: member.archive)]
-        for some in by_archive:
-            check_password(some, password)
-        videos.mkdir(parents=True, exist_ok=True)
-        remove_stale(videos, {member.name for member in members})
-        for some in by_archive:
-            unpack(some, videos, password=password, progress=bar.update)
+    total_bytes = sum(_size_of(members) for members in planned.values())
+    missing = {}
+    with _bar("check", total_bytes) as bar:
+        for path, members in planned.items():
+            missing[path] = find_missing(members, videos, password=password, progress=bar.update)
+            check_password(missing[path], password)
+    videos.mkdir(parents=True, exist_ok=True)
+    remove_stale(videos, {member.name for members in planned.values() for member in members})
+    present_bytes = total_bytes - sum(_size_of(members) for members in missing.values())
+    with _bar("extract", total_bytes, present_bytes) as bar:
+        for members in missing.values():
+            unpack(members, videos, password=password, progress=bar.update)
     write_json(summary, summarise(planned))
+
+
+def _size_of(members: Sequence[Member]) -> int:
+    return sum(member.size_bytes for member in members)
+
+
+def _bar(label: str, total_bytes: int, done_bytes: int = 0) -> "tqdm[NoReturn]":
+    """Bytes done, bytes a second, and the time that the rest takes at that rate."""
+    return tqdm(total=total_bytes, initial=done_bytes, desc=label, unit="B", unit_scale=True)
 
 
 def main(argv: Sequence[str]) -> None:
