@@ -48,6 +48,12 @@ PROPERTIES = {
     "cascade_size": "Videos in the cascade",
 }
 
+LABELS = ("real", "fake")
+"""In this order, and before all others."""
+
+Availability = Mapping[str, Mapping[str, Mapping[str, int]]]
+"""By platform and label: the videos `annotated`, of these `on_disk`, and of these `usable`."""
+
 LIMITS = (
     "Many fakes are authentic footage with a false claim; pixels cannot see that. A verdict "
     "of real says that no trace of manipulation was found, not that the claim is true.",
@@ -101,7 +107,10 @@ def headline_of(
 
 
 def data_section(
-    places: pl.DataFrame, rejected: pl.DataFrame, locked: Mapping[str, int]
+    places: pl.DataFrame,
+    rejected: pl.DataFrame,
+    locked: Mapping[str, int],
+    availability: Availability,
 ) -> Section:
     """What there was to learn from.
 
@@ -109,6 +118,7 @@ def data_section(
         places: Rows of FOLDS outside the locked test.
         rejected: The REJECTED table.
         locked: Groups, real and fake videos of the locked test, as split counted them.
+        availability: As index counted it.
     """
     num_fake, num_groups = places.filter(label="fake").height, places["group"].n_unique()
     num_locked = locked["real"] + locked["fake"]
@@ -123,7 +133,10 @@ def data_section(
     }
     rows = [(name, *map(str, numbers)) for name, numbers in parts.items()]
     header = ("", "videos", "cascades", "real", "fake")
-    grids = [Grid(caption="Usable videos", header=header, rows=rows)]
+    grids = [
+        Grid(caption="Usable videos", header=header, rows=rows),
+        availability_grid(availability),
+    ]
     reasons = Counter(rejected["reason"].to_list())
     if reasons:
         ordered = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
@@ -131,8 +144,40 @@ def data_section(
         counts.append(("total", str(rejected.height)))
         caption = "Rejected files and annotations"
         grids.append(Grid(caption=caption, header=("reason", "count"), rows=counts))
-    text = "A cascade is a group of near-duplicates. It is never divided between parts."
-    return Section(title="Data", text=[text], grids=grids)
+    text = [
+        "A cascade is a group of near-duplicates. It is never divided between parts.",
+        "The platforms delete videos, and unevenly: what is usable is no random sample of what "
+        "was annotated, and what is measured on it need not hold for the rest. Of other labels "
+        "than real and fake nothing is usable.",
+    ]
+    return Section(title="Data", text=text, grids=grids)
+
+
+def availability_grid(availability: Availability) -> Grid:
+    """What is annotated, on disk and usable, with a total for each platform and for all."""
+    rows: list[tuple[str, ...]] = []
+    totals = []
+    for platform in sorted(availability):
+        by_label = availability[platform]
+        total: Counter[str] = Counter()
+        for label in sorted(by_label, key=_rank):
+            total.update(by_label[label])
+            rows.append((platform, label, *_shares(by_label[label])))
+        totals.append(total)
+        rows.append((platform, "all", *_shares(total)))
+    rows.append(("all", "all", *_shares(sum(totals, Counter()))))
+    header = ("platform", "label", "annotated", "on disk", "usable")
+    return Grid(caption="Annotated, on disk and usable", header=header, rows=rows)
+
+
+def _rank(label: str) -> tuple[int, str]:
+    return (LABELS.index(label) if label in LABELS else len(LABELS)), label
+
+
+def _shares(counts: Mapping[str, int]) -> list[str]:
+    annotated = counts["annotated"]
+    share = {name: counts[name] / max(annotated, 1) for name in ("on_disk", "usable")}
+    return [str(annotated), *(f"{counts[name]} ({share[name]:.0%})" for name in share)]
 
 
 def measures_section(

@@ -46,6 +46,7 @@ class Corpus:
             self.params,
             models=self.root / "models",
             index=self.root / "index.parquet",
+            index_summary=self.root / "index.json",
             rejected=self.root / "rejected.csv",
             folds=self.root / "folds.parquet",
             split=self.root / "split.json",
@@ -98,6 +99,8 @@ def make_corpus(
         {"video_id": f"twitter_{row}", "path": "", "reason": reason, "detail": "why"}
         for row, reason in enumerate(reasons)
     ]
+    counts = {"annotated": 5, "on_disk": 4, "usable": 3}
+    write_json(root / "index.json", {"availability": {"twitter": {"real": counts}}})
     REJECTED.write(root / "rejected.csv", REJECTED.frame([dict(row) for row in rejected]))
     locked_counts = {"groups": 2, "real": 1, "fake": 2}
     audit = {"leaks": 0, "cascade_lookup_balanced_accuracy": 0.5}
@@ -306,6 +309,7 @@ def test_numbers_are_at_the_leaves(tmp_path: Path) -> None:
 def test_the_report_says_what_was_rejected_and_what_is_locked(tmp_path: Path) -> None:
     page = (make_corpus(tmp_path).run() / "report.html").read_text()
     assert '<th scope="row">missing</th><td>2</td>' in page
+    assert "<td>real</td><td>5</td><td>4 (80%)</td><td>3 (60%)</td>" in page
     assert "locked test, not read here</th><td>3</td><td>2</td><td>1</td><td>2</td>" in page
 
 
@@ -365,6 +369,7 @@ def test_the_command_tracks_what_it_found_and_rebuilds_missing_runs(
     paths = {
         "models": "models",
         "index": "index.parquet",
+        "index-summary": "index.json",
         "rejected": "rejected.csv",
         "clips-summary": "clips.json",
         "folds": "folds.parquet",

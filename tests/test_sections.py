@@ -13,6 +13,15 @@ from fvc.slices import BINS, Slice
 KNOWN = Estimate(value=0.8, low=0.7, high=0.9)
 UNKNOWN = Estimate(value=None, reason="all videos are fake")
 
+AVAILABILITY = {
+    "youtube": {
+        "debunked": {"annotated": 2, "on_disk": 1, "usable": 0},
+        "fake": {"annotated": 8, "on_disk": 8, "usable": 6},
+        "real": {"annotated": 4, "on_disk": 2, "usable": 1},
+    },
+    "twitter": {"real": {"annotated": 10, "on_disk": 4, "usable": 3}},
+}
+
 
 def every(found: Estimate) -> dict[str, Estimate]:
     return dict.fromkeys(sections.NAMES, found)
@@ -79,9 +88,12 @@ def test_data_are_counted_by_part_and_rejected_by_reason() -> None:
     reasons = ["empty", "not_annotated", "not_annotated"]
     rejected = pl.DataFrame({"reason": reasons, "video_id": "v", "path": "p", "detail": "d"})
     section = sections.data_section(
-        places, rejected.select(list(REJECTED.columns)), {"groups": 4, "real": 5, "fake": 6}
+        places,
+        rejected.select(list(REJECTED.columns)),
+        {"groups": 4, "real": 5, "fake": 6},
+        AVAILABILITY,
     )
-    usable, refused = section.grids
+    usable, _, refused = section.grids
     assert usable.rows[0][1:] == ("5", "3", "1", "4")
     assert usable.rows[1][1:] == ("11", "4", "5", "6")
     assert refused.rows == [("not annotated", "2"), ("empty", "1"), ("total", "3")]
@@ -89,8 +101,30 @@ def test_data_are_counted_by_part_and_rejected_by_reason() -> None:
 
 def test_nothing_rejected_needs_no_table() -> None:
     places, rejected = FOLDS.frame([]), REJECTED.frame([])
-    section = sections.data_section(places, rejected, {"groups": 0, "real": 0, "fake": 0})
-    assert len(section.grids) == 1
+    section = sections.data_section(places, rejected, {"groups": 0, "real": 0, "fake": 0}, {})
+    assert [grid.caption for grid in section.grids] == [
+        "Usable videos",
+        "Annotated, on disk and usable",
+    ]
+
+
+def test_availability_is_counted_by_platform_and_label() -> None:
+    assert sections.availability_grid(AVAILABILITY).rows == [
+        ("twitter", "real", "10", "4 (40%)", "3 (30%)"),
+        ("twitter", "all", "10", "4 (40%)", "3 (30%)"),
+        ("youtube", "real", "4", "2 (50%)", "1 (25%)"),
+        ("youtube", "fake", "8", "8 (100%)", "6 (75%)"),
+        ("youtube", "debunked", "2", "1 (50%)", "0 (0%)"),
+        ("youtube", "all", "14", "11 (79%)", "7 (50%)"),
+        ("all", "all", "24", "15 (62%)", "10 (42%)"),
+    ]
+
+
+def test_the_report_says_that_the_usable_are_no_random_sample() -> None:
+    places, rejected = FOLDS.frame([]), REJECTED.frame([])
+    locked = {"groups": 0, "real": 0, "fake": 0}
+    section = sections.data_section(places, rejected, locked, AVAILABILITY)
+    assert "unevenly: what is usable is no random sample" in " ".join(section.text)
 
 
 def test_folds_have_mean_and_deviation() -> None:

@@ -230,6 +230,7 @@ def run(
     *,
     models: Path,
     index: Path,
+    index_summary: Path,
     rejected: Path,
     folds: Path,
     split: Path,
@@ -242,6 +243,7 @@ def run(
     """
     places = FOLDS.read(folds).filter(part="fold").sort("video_id")
     videos, divided = INDEX.read(index), read_json(split, "split")
+    availability = read_json(index_summary, "index")["availability"]
     if not set(places["video_id"]) <= set(videos["video_id"]):
         raise FvcError(folds, "names videos that are not in the index", "Run 'dvc repro split'")
     trained = {number: read_fold(models, number, places) for number in params.split.folds}
@@ -251,7 +253,7 @@ def run(
     page = page_of(
         evidence,
         write_figures(figures_of(evidence, trained, params.evaluate), evaluation),
-        sections.data_section(places, REJECTED.read(rejected), divided["locked"]),
+        sections.data_section(places, REJECTED.read(rejected), divided["locked"], availability),
         confidence=params.evaluate.confidence,
         num_leaks=num_leaks,
     )
@@ -357,6 +359,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--models", type=Path, required=True, help="read: one folder per fold")
     parser.add_argument("--index", type=Path, required=True, help="read: one row per video")
+    parser.add_argument("--index-summary", type=Path, required=True, help="read: its counts")
     parser.add_argument("--rejected", type=Path, required=True, help="read: unusable videos")
     parser.add_argument("--clips-summary", type=Path, required=True, help="read: what was decoded")
     parser.add_argument("--folds", type=Path, required=True, help="read: who is tested where")
@@ -372,6 +375,7 @@ def main(argv: Sequence[str]) -> None:
             params,
             models=args.models,
             index=args.index,
+            index_summary=args.index_summary,
             rejected=args.rejected,
             folds=args.folds,
             split=args.split,
