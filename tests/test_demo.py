@@ -16,7 +16,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-from fvc.annotations import locate, parse_url, platforms_by_id, read_annotations
+from fvc.addresses import parse_url
+from fvc.annotations import locate, platforms_by_id, read_annotations
 from fvc.demo.corpus import write_corpus
 from fvc.demo.footage import Camera
 from fvc.demo.manipulations import IN_SPACE, IN_TIME

@@ -29,7 +29,7 @@ ROWS = [
     ("r1", YOUTUBE + "stranger_01", "real"),
     ("r2", YOUTUBE + "stranger_01", "real"),  # joins r2 to r1
     ("r2", FACEBOOK + "1003/", "real"),
-    ("r3", FACEBOOK + "1004/", "real"),  # on disk twice
+    ("r3", FACEBOOK + "1004/", "Real "),  # on disk twice
     ("r4", FACEBOOK + "404/", "real"),  # not on disk
     ("r5", FACEBOOK + "1005/", "real"),  # one frame
     ("r6", FACEBOOK + "1006/", "real"),  # no bytes
@@ -37,7 +37,7 @@ ROWS = [
     ("f1", FACEBOOK + "1008/", "fake"),
     ("r1", FACEBOOK + "1008/", "real"),
     ("f2", FACEBOOK + "1009/", "parody"),
-    ("f3", FACEBOOK + "1010/", "Fake"),
+    ("f3", FACEBOOK + "1010/", "hoax"),
     ("f4", "https://vimeo.com/1011", "fake"),
 ]
 FILES: dict[str, int | bytes] = {
@@ -144,6 +144,8 @@ def test_rows_say_what_the_files_are(indexed: Path) -> None:
     assert (small["width"], small["height"], small["frames"]) == (96, 72, 20)
     assert (small["codec"], small["label"], small["cascade_ids"]) == ("vp9", "fake", ["f10"])
     assert rows["youtube_stranger_01"]["cascade_ids"] == ["r1", "r2"]
+    again = rows["facebook_1004"]
+    assert (again["label"], again["raw_label"]) == ("real", "Real")
 
 
 def test_related_videos_are_one_group(indexed: Path) -> None:
@@ -159,11 +161,30 @@ def test_related_videos_are_one_group(indexed: Path) -> None:
     }
 
 
+def test_equal_titles_are_one_group(corpus: Path, indexed: Path, tmp_path: Path) -> None:
+    copytree(corpus / "annotations", tmp_path / "annotations")
+    copytree(indexed / "probes", tmp_path / "probes")
+    (tmp_path / "videos").symlink_to(corpus / "videos")
+    titles = "cascade_id,event_title,french\nf11,A crash,a\nr3,a  CRASH,with,commas\nr9,A crash,a\n"
+    (tmp_path / "annotations/FVC_text_queries.csv").write_text(titles, encoding="utf-8")
+    run(tmp_path, tmp_path)
+    groups = dict(INDEX.read(tmp_path / "index.parquet").select("video_id", "group").iter_rows())
+    assert groups["facebook_1004"] == groups["facebook_1002"] == "f9"
+    assert len(set(groups.values())) == 2
+    assert read_json(tmp_path / "index.json", "index")["annotations"]["cascades_with_title"] == 3
+
+
 def test_counts_add_up(indexed: Path) -> None:
     summary = read_json(indexed / "index.json", "index")
     facebook = summary["availability"]["facebook"]
     assert facebook["real"] == {"annotated": 6, "on_disk": 5, "usable": 2}
     assert facebook["fake/real"] == {"annotated": 1, "on_disk": 1, "usable": 0}
+    assert facebook["unknown"] == {"annotated": 1, "on_disk": 0, "usable": 0}
+    annotated = [
+        counts["annotated"] for by in summary["availability"].values() for counts in by.values()
+    ]
+    assert sum(annotated) == summary["annotations"]["videos"] == 13
+    assert summary["annotations"]["rows"] == {"FVC.csv": 5, "FVC_dup.csv": 11}
     assert summary["availability"]["youtube"]["fake"]["usable"] == 1
     assert summary["videos"] == 6
     assert summary["groups"] == 3
@@ -228,5 +249,5 @@ def test_annotations_without_their_columns_are_one_line(
     flags += ["--index", tmp_path / "i", "--rejected", tmp_path / "r", "--summary", tmp_path / "s"]
     assert main(["index", *map(str, flags)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {tmp_path}/FVC.csv: has no column cascade_id, video_url, label")
+    assert line.startswith(f"error: {tmp_path}/FVC.csv: has no column cascade_id, label")
     assert [path.name for path in tmp_path.iterdir()] == ["FVC.csv"], "something was written"

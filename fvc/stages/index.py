@@ -8,13 +8,16 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fvc.addresses import shown
 from fvc.annotations import (
     AnnotatedVideo,
     Annotations,
+    count,
     label_problem,
     locate,
     platforms_by_id,
     read_annotations,
+    ties,
     video_id_of,
 )
 from fvc.config import IndexConfig, Params, load_params
@@ -81,12 +84,16 @@ def match(
         if video is None:
             rejections.append(Rejection(video_id, path, "not_annotated", "is in no row"))
         elif problem := label_problem(video.labels):
-            rejections.append(Rejection(video_id, path, problem, "/".join(sorted(video.labels))))
+            rejections.append(Rejection(video_id, path, problem, _written(video)))
         elif path is None:
             rejections.append(Rejection(video_id, None, "missing", "is in no archive"))
         else:
             usable[video_id] = path
     return on_disk, usable, rejections
+
+
+def _written(video: AnnotatedVideo) -> str:
+    return shown("/".join(sorted(video.raw_labels)))
 
 
 def choose_files(
@@ -150,7 +157,7 @@ def refusal_of(findings: Findings, config: IndexConfig) -> tuple[str, str] | Non
 
 
 def name_groups(
-    findings: Mapping[str, Findings], videos: Mapping[str, AnnotatedVideo], config: IndexConfig
+    findings: Mapping[str, Findings], annotations: Annotations, config: IndexConfig
 ) -> dict[str, str]:
     """Map each video to its group, named after the smallest cascade in it.
 
@@ -163,8 +170,7 @@ def name_groups(
         min_share=config.fingerprint_share,
     )
     links = [(video_id, video_id) for video_id in order]
-    links += [(video_id, name) for video_id, video in videos.items() for name in video.cascades]
-    links += shared({video_id: [video.source_id] for video_id, video in videos.items()})
+    links += ties(annotations)
     links += shared({video_id: [found.sha256] for video_id, found in findings.items()})
     links += [(order[one], order[other]) for one, other in pairs]
     names = connected(links)
@@ -192,7 +198,7 @@ def index_rows(
                 "source_id": video.source_id,
                 "path": path,
                 "label": label,
-                "raw_label": label,
+                "raw_label": "/".join(sorted(video.raw_labels)),
                 "cascade_ids": sorted(video.cascades),
                 "group": groups[video_id],
                 **asdict(found.info),
@@ -214,13 +220,15 @@ def summarise(
     availability: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
     present = set(on_disk)
     for video_id, video in annotations.videos.items():
-        label = "/".join(sorted(video.labels))
+        unknown = label_problem(video.labels) == "unknown_label"
+        label = "unknown" if unknown else "/".join(sorted(video.labels))
         empty = {"annotated": 0, "on_disk": 0, "usable": 0}
         counts = availability[video.platform].setdefault(label, empty)
         counts["annotated"] += 1
         counts["on_disk"] += video_id in present
         counts["usable"] += video_id in groups
     return {
+        "annotations": count(annotations),
         "availability": dict(availability),
         "groups": len(set(groups.values())),
         "rejected": dict(Counter(rejection.reason for rejection in rejections)),
@@ -255,7 +263,7 @@ def run(
     on_disk, usable, rejections = match(list_files(videos), annotated)
     findings, refused = probe_all(usable, videos, params.index, probes)
     rejections += refused
-    groups = name_groups(findings, annotated.videos, params.index)
+    groups = name_groups(findings, annotated, params.index)
     rows = index_rows(findings, usable, annotated.videos, groups)
     INDEX.write(index, INDEX.frame(rows))
     REJECTED.write(rejected, REJECTED.frame([asdict(rejection) for rejection in rejections]))
