@@ -59,7 +59,10 @@ def parse_url(url: str) -> tuple[str, str]:
 
 def _parse(url: str, nested: int) -> tuple[str, str]:
     address = _unwrapped(url.strip().replace("&amp;", "&"))
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise ValueError(f"{shown(url)} is no address ({error})") from error
     host = (parts.hostname or "").rstrip(".")
     platform = next((name for name, form in HOSTS.items() if form.fullmatch(host)), None)
     if platform is None:
