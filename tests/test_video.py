@@ -1,5 +1,6 @@
 import io
 import pickle
+import struct
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from fvc import video
 from fvc.config import ClipsConfig
 from fvc.encoding import encode
 from fvc.sampling import sample_frames
-from fvc.video import REASONS, Clips, VideoError, probe, read_clips, read_frames
+from fvc.video import REASONS, Clips, OutOfMemoryError, VideoError, probe, read_clips, read_frames
 
 SIDE_PX = 64
 NUM_BITS = 12
@@ -317,6 +318,38 @@ def test_a_video_of_which_nothing_can_be_decoded_is_undecodable() -> None:
     with pytest.raises(VideoError) as caught:
         probe(io.BytesIO(whole[:start] + bytes(end - start) + whole[end:]))
     assert caught.value.reason == "undecodable"
+
+
+def test_a_title_in_no_known_encoding_is_no_harm() -> None:
+    whole = barcode_video().getvalue()
+    assert whole.count(b"VideoHandler") == 1
+    clips = read_clips(io.BytesIO(whole.replace(b"VideoHandler", b"Vide\xffHandler")), CONFIG)
+    assert numbers_shown(clips) == evenly_spaced(50)
+
+
+def test_a_frame_of_impossible_shape_is_refused() -> None:
+    buffer = io.BytesIO()
+    encode(buffer, [np.zeros((304, 272, 3), np.uint8)] * 3, codec="libvpx", container="webm")
+    # In VP8 every key frame says how large it is: one pixel by 60000 cannot be scaled.
+    size, thin = struct.pack("<HH", 272, 304), struct.pack("<HH", 1, 60000)
+    assert size in buffer.getvalue()
+    thin_video = io.BytesIO(buffer.getvalue().replace(size, thin))
+    with pytest.raises(VideoError) as caught:
+        read_frames(thin_video, 2.0, 64, SIDE_PX)
+    assert caught.value.reason == "undecodable"
+
+
+def test_a_file_that_asks_for_more_memory_than_there_is_says_so() -> None:
+    whole = bytearray(barcode_video().getvalue())
+    # The table of frame times, as long as two thousand million entries.
+    entries = whole.index(b"stts") + 8
+    whole[entries : entries + 4] = b"\x7f\xff\xff\xff"
+    for call in (probe, lambda source: read_clips(source, CONFIG)):
+        with pytest.raises(OutOfMemoryError, match="more memory than there is") as caught:
+            call(io.BytesIO(whole))
+        assert isinstance(caught.value, VideoError), "the service would not answer"
+        assert caught.value.reason in REASONS
+        assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
 
 
 def test_errors_survive_pickling() -> None:

@@ -15,13 +15,14 @@ from jaxtyping import UInt8
 from fvc.config import ClipsConfig
 from fvc.sampling import sample_frames
 from fvc.video import decoding, picture
-from fvc.video.decoding import REASONS, PlanFailedError, VideoError
+from fvc.video.decoding import REASONS, OutOfMemoryError, PlanFailedError, VideoError
 from fvc.video.packets import Timeline, distrust
 
 __all__ = [
     "PIXELS_VERSION",
     "REASONS",
     "Clips",
+    "OutOfMemoryError",
     "VideoError",
     "VideoInfo",
     "probe",
@@ -162,6 +163,8 @@ def _take(
     times = decoding.frame_timeline(source, clock)
     numbers = choose(times)
     images = decoding.take_in_sequence(source, numbers, convert)
+    if lost := set(numbers) - images.keys():
+        raise VideoError("undecodable", f"{len(lost)} frames come out only at times")
     return times, [images[number] for number in numbers], excuse
 
 

@@ -74,6 +74,16 @@ class VideoError(Exception):
         return f"{self.reason} ({self.detail})"
 
 
+class OutOfMemoryError(VideoError, MemoryError):
+    """A file whose decoding takes more memory than there is."""
+
+    def __init__(self) -> None:
+        VideoError.__init__(self, "undecodable", "decoding it takes more memory than there is")
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+
 class PlanFailedError(Exception):
     """The chosen packets did not give the expected frames."""
 
@@ -174,6 +184,8 @@ def decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFram
     for packet in chain(_packets(container, stream), [None]):
         try:
             frames = stream.codec_context.decode(packet)
+        except MemoryError:
+            raise
         except av.error.FFmpegError:
             continue
         yield from frames
@@ -193,12 +205,24 @@ def opened(source: Path | BufferedIOBase) -> Iterator[tuple[InputContainer, Vide
     file = f"file:{source}" if isinstance(source, Path) else source
     options = {"format_whitelist": CONTAINERS}
     try:
-        container = av.open(file, "r", container_options=options)
+        # Titles and the like may be in any encoding.
+        container = av.open(file, "r", container_options=options, metadata_errors="replace")
+    except MemoryError as error:
+        raise OutOfMemoryError from error
     except av.error.FFmpegError as error:
         reason = "truncated" if any(bytes_ in start for bytes_ in BEGINNINGS) else "not_a_video"
-        raise VideoError(reason, error.strerror or type(error).__name__) from error
+        raise VideoError(reason, _said(error)) from error
     with container:
-        yield container, _moving_pictures(container)
+        try:
+            yield container, _moving_pictures(container)
+        except MemoryError as error:
+            raise OutOfMemoryError from error
+        except av.error.FFmpegError as error:
+            raise VideoError("undecodable", _said(error)) from error
+
+
+def _said(error: av.error.FFmpegError) -> str:
+    return error.strerror or type(error).__name__
 
 
 def _first_bytes(source: Path | BufferedIOBase) -> bytes:
@@ -229,7 +253,10 @@ def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[AvPack
     try:
         # An empty packet would tell the decoder that the video ends.
         yield from (packet for packet in container.demux(stream) if packet.size)
-    except av.error.FFmpegError:
+    except MemoryError:
+        raise
+    # At the end of a file in which a stream showed up halfway, PyAV looks for it in vain.
+    except (av.error.FFmpegError, IndexError):
         return
 
 
@@ -266,6 +293,8 @@ def _decode_runs(
                 run = next(remaining, range(0))
             if not run:
                 return
+    except MemoryError:
+        raise
     except av.error.FFmpegError as error:
         raise PlanFailedError(f"a packet is refused ({error.strerror})") from error
 
