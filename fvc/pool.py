@@ -1,14 +1,25 @@
-"""One function over many videos: isolated workers, a time limit, results as they come."""
+"""One function over many videos: isolated workers, limits of time and memory, results as they come.
 
+A pool that shares one queue among its workers cannot tell for certain which item a
+worker took down with it. Here each worker has a pipe of its own, and holds one item.
+"""
+
+import errno
+import math
 import os
+import resource
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import Literal, TypeVar
+from itertools import islice
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, Literal, TypeVar
 
-from pebble import ProcessExpired, ProcessPool
+import psutil
 from tqdm import tqdm
 
 from fvc.errors import FvcError
@@ -18,9 +29,11 @@ from fvc.video import VideoError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Waiting work per worker: enough that none idles, few enough that finished
-# results do not pile up when the caller is slower than the workers.
-QUEUED_PER_WORKER = 2
+MIB = 2**20
+OUT_OF_MEMORY = errno.ENOMEM
+"""Exit code of a worker that gave up because it got no more memory."""
+FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
+"""Exit codes of a worker that somebody else ended, such as the kernel when memory is short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +42,38 @@ class Failure:
 
     reason: Literal["timeout", "crashed"]
     detail: str
+    is_by_item: bool = True
+    """False where the worker was ended from outside, which says nothing about the item."""
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What one item may take."""
+
+    timeout_s: float
+    max_memory_mib: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """An error that nobody expects: the run ends with it."""
+
+    error: Exception
+
+
+@dataclass(slots=True, eq=False)
+class _Worker(Generic[Item]):
+    """A process that calls the function on one item after another."""
+
+    process: BaseProcess
+    pipe: Connection
+    job: tuple[Item, ...] = ()
+    """The item it has; none while it starts."""
+    deadline: float = math.inf
+    """When it has had its time with the item, by the monotonic clock."""
 
 
 def run_isolated(
@@ -40,6 +82,7 @@ def run_isolated(
     *,
     timeout_s: float,
     description: str,
+    max_memory_mib: int | None = None,
 ) -> Iterator[tuple[Item, Result | Failure | FvcError | VideoError]]:
     """Call a function on every item in separate processes, one per available core.
 
@@ -54,44 +97,133 @@ def run_isolated(
         items: What it is called on; sent to the workers by pickle.
         timeout_s: Longest time for one item.
         description: Stands before the progress bar on standard error.
+        max_memory_mib: What a worker may allocate beyond what it holds once it
+            has started; without it, all there is. Enforced on Linux.
     """
-    num_workers = min(len(os.sched_getaffinity(0)), max(len(items), 1))
-    # Forking a process that has run torch can hang it: workers start afresh.
-    pool = ProcessPool(num_workers, initializer=_prepare_worker, context=get_context("spawn"))
-    waiting = iter(items)
-    running: dict[Future[Result], Item] = {}
+    limits = _Limits(timeout_s, max_memory_mib)
+    waiting, num_left = iter(items), len(items)
+    workers: list[_Worker[Item]] = []
     try:
         with tqdm(total=len(items), desc=description, unit="item") as progress:
-            while True:
-                while len(running) < num_workers * QUEUED_PER_WORKER:
-                    try:
-                        item = next(waiting)
-                    except StopIteration:
-                        break
-                    running[pool.schedule(function, [item], timeout=timeout_s)] = item
-                if not running:
-                    return
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    progress.update()
-                    item, outcome = running.pop(done), _outcome(done, timeout_s)
-                    yield item, outcome
+            while num_left:
+                while len(workers) < min(len(os.sched_getaffinity(0)), num_left):
+                    workers.append(_start(function, limits))
+                for worker in _attend(workers):
+                    job, outcome = worker.job, _collect(worker, limits)
+                    # Before the caller gets its result, so that the worker never idles meanwhile.
+                    if worker.process.exitcode is not None or not _assign(worker, waiting, limits):
+                        _end(worker)
+                        workers.remove(worker)
+                    for item in job:
+                        num_left -= 1
+                        progress.update()
+                        yield item, outcome
     finally:
-        pool.stop()  # type: ignore[no-untyped-call]
-        pool.join()
+        for worker in workers:
+            _end(worker)
 
 
-def _outcome(done: Future[Result], timeout_s: float) -> Result | Failure | FvcError | VideoError:
+def _start(function: Callable[[Item], Any], limits: _Limits) -> _Worker[Item]:
+    # Forking a process that has run torch can hang it: workers start afresh.
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    arguments = (theirs, function, limits.max_memory_mib)
+    process = context.Process(target=_serve, args=arguments, daemon=True)
+    process.start()
+    # While we held it open, the pipe of a dead worker would not end.
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _attend(workers: Sequence[_Worker[Item]]) -> list[_Worker[Item]]:
+    """Wait for workers that have something to say, are dead, or have had their time."""
+    left_s = max(min(worker.deadline for worker in workers) - time.monotonic(), 0)
+    pipes = [worker.pipe for worker in workers]
+    heard = connection.wait(pipes, left_s if math.isfinite(left_s) else None)
+    now = time.monotonic()
+    return [worker for worker in workers if worker.pipe in heard or worker.deadline <= now]
+
+
+def _collect(worker: _Worker[Item], limits: _Limits) -> Any:
+    """The result of a worker's item, or how the two were lost."""
+    if not worker.pipe.poll():
+        worker.process.kill()
+        worker.process.join()
+        return Failure("timeout", f"took longer than {limits.timeout_s:g} s")
     try:
-        return done.result()
-    except TimeoutError:
-        return Failure("timeout", f"took longer than {timeout_s:g} s")
-    except ProcessExpired as error:
-        return Failure("crashed", f"its process ended with code {error.exitcode}")
-    except (FvcError, VideoError) as error:
-        return error
+        message = worker.pipe.recv()
+    except (EOFError, OSError):
+        worker.process.join()
+        return _loss(worker, limits)
+    if isinstance(message, _Raised):
+        message.error.add_note(f"It was raised on {worker.job[0]}; a worker printed where.")
+        raise message.error
+    return message
 
 
-def _prepare_worker() -> None:
-    """Let a worker be ended at any time: in native code, and with its parent."""
+def _loss(worker: _Worker[Item], limits: _Limits) -> Failure:
+    code = worker.process.exitcode or 0
+    if not worker.job:
+        raise RuntimeError(f"a worker ended with code {code} before it had anything to do")
+    if code == OUT_OF_MEMORY:
+        limit = f" within {limits.max_memory_mib} MiB" if limits.max_memory_mib else ""
+        return Failure("crashed", f"found no more memory{limit}")
+    return Failure("crashed", f"its process ended with code {code}", code not in FROM_OUTSIDE)
+
+
+def _assign(worker: _Worker[Item], waiting: Iterator[Item], limits: _Limits) -> bool:
+    """Give a worker the next item, if there is one."""
+    worker.job = tuple(islice(waiting, 1))
+    worker.deadline = time.monotonic() + limits.timeout_s
+    try:
+        for item in worker.job:
+            worker.pipe.send(item)
+    except BrokenPipeError:
+        # It died idle; what remains of its pipe says so when it is attended to.
+        return True
+    return bool(worker.job)
+
+
+def _end(worker: _Worker[Item]) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.pipe.close()
+
+
+def _serve(pipe: Connection, function: Callable[[Any], Any], max_memory_mib: int | None) -> None:
+    """What a worker does: say that it has started, then take items until it is ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It can be ended at any time: in native code, and with its parent.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
+    if max_memory_mib is not None and sys.platform == "linux":
+        _limit_memory(max_memory_mib)
+    pipe.send(None)
+    while True:
+        try:
+            item = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(function(item))
+        except MemoryError:
+            # What this process still holds must not be missing to the next item.
+            os._exit(OUT_OF_MEMORY)
+        except (FvcError, VideoError) as error:
+            pipe.send(error)
+        except Exception as error:
+            pipe.send(_Raised(error))
+            raise
+
+
+def _limit_memory(max_memory_mib: int) -> None:
+    """Let this process allocate so much more.
+
+    The limit is on private writable memory (RLIMIT_DATA, getrlimit(2)). One
+    on addresses would also count what allocators and threads merely reserve.
+    """
+    held = psutil.Process().memory_info().data
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = held + max_memory_mib * MIB
+    limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))

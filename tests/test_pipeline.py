@@ -106,7 +106,7 @@ DOORS = {
     "zipfile": {"clip_files.py", "demo/corpus.py"},
     "pyzipper": {"archives/entries.py", "archives/reading.py"},
     "_zipdecrypter": {"archives/reading.py"},
-    "pebble": {"pool.py"},
+    "multiprocessing": {"pool.py"},
     "mlflow": {
         *("tracking/__init__.py", "tracking/store.py"),
         *("serving.py", "served_model.py", "stages/register.py"),

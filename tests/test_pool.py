@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import psutil
 import pytest
 
 from fvc.errors import FvcError
 from fvc.pool import Failure, run_isolated
-from fvc.video import VideoError
+from fvc.video import OutOfMemoryError, VideoError
 
 
 def square(number: int) -> int:
@@ -37,6 +37,37 @@ def hang(number: int) -> int:
     # In native code, where Python's signal handlers do not run.
     if number == 1:
         ctypes.CDLL(None).sleep(60)
+    return number
+
+
+def crash(number: int) -> int:
+    os._exit(number)
+
+
+def end_from_outside(number: int) -> int:
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def allocate_without_end(number: int) -> int:
+    hoard = []
+    while number == 1:
+        hoard.append(bytearray(2**20))
+    return number
+
+
+def allocate_in_native_code(number: int) -> int:
+    allocate = ctypes.CDLL(None, use_errno=True).malloc
+    allocate.restype = ctypes.c_void_p
+    allocate.argtypes = [ctypes.c_size_t]
+    refused = allocate(2**30) is None
+    return number + refused * 100
+
+
+def open_too_much(number: int) -> int:
+    if number == 1:
+        raise OutOfMemoryError
     return number
 
 
@@ -82,6 +113,40 @@ def test_of_many_items_only_those_that_crash_are_lost() -> None:
     assert len(results) == 20, "an item got no result"
 
 
+def test_where_every_item_crashes_each_has_its_own_end() -> None:
+    results = dict(run_isolated(crash, range(1, 7), timeout_s=60.0, description="test"))
+    ends = {number: f"its process ended with code {number}" for number in range(1, 7)}
+    assert results == {number: Failure("crashed", detail) for number, detail in ends.items()}
+
+
+def test_a_worker_that_was_killed_says_nothing_about_its_item() -> None:
+    results = dict(run_isolated(end_from_outside, range(3), timeout_s=60.0, description="test"))
+    detail = f"its process ended with code -{signal.SIGKILL}"
+    assert results == {0: 0, 1: Failure("crashed", detail, is_by_item=False), 2: 2}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what is allocated")
+@pytest.mark.parametrize("function", [allocate_without_end, open_too_much])
+def test_what_takes_too_much_memory_costs_its_item_alone(function: Any) -> None:
+    results = dict(
+        run_isolated(function, range(6), timeout_s=60.0, description="test", max_memory_mib=200)
+    )
+    assert results[1] == Failure("crashed", "found no more memory within 200 MiB")
+    assert [results[number] for number in (0, 2, 3, 4, 5)] == [0, 2, 3, 4, 5]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what is allocated")
+def test_native_code_gets_no_more_memory_either() -> None:
+    results = dict(
+        run_isolated(
+            allocate_in_native_code, [1], timeout_s=60.0, description="test", max_memory_mib=200
+        )
+    )
+    assert results == {1: 101}, "the limit holds for Python alone"
+    free = dict(run_isolated(allocate_in_native_code, [1], timeout_s=60.0, description="test"))
+    assert free == {1: 1}
+
+
 def test_what_takes_too_long_is_ended_even_in_native_code() -> None:
     started = time.monotonic()
     results = dict(run_isolated(hang, range(4), timeout_s=1.0, description="test"))
@@ -100,8 +165,9 @@ def test_known_errors_are_results() -> None:
 
 
 def test_unknown_errors_end_the_run() -> None:
-    with pytest.raises(ZeroDivisionError, match="no inverse of 0"):
+    with pytest.raises(ZeroDivisionError, match="no inverse of 0") as raised:
         list(run_isolated(fail, [0], timeout_s=60.0, description="test"))
+    assert "raised on 0" in "".join(raised.value.__notes__), "nobody learns on which item"
 
 
 class Counted(Sequence[int]):
