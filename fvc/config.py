@@ -55,6 +55,8 @@ class IndexConfig(Section):
     """A video with fewer frames is rejected as too short."""
     timeout_s: float
     """A video that takes longer to probe is rejected."""
+    max_memory_mib: int
+    """A video whose decoding allocates more is rejected, in MiB."""
     fingerprint_fps: float
     """Frames per second of video time that enter its fingerprint."""
     fingerprint_max_frames: int
@@ -67,6 +69,7 @@ class IndexConfig(Section):
     def __post_init__(self) -> None:
         _require(self.min_frames >= 1, f"min_frames is {self.min_frames}, below 1")
         _require(self.timeout_s > 0, f"timeout_s is {self.timeout_s}, not above 0")
+        _require(self.max_memory_mib >= 64, f"max_memory_mib is {self.max_memory_mib}, below 64")
         _require(self.fingerprint_fps > 0, f"fingerprint_fps is {self.fingerprint_fps}")
         _require(self.fingerprint_max_frames >= 1, "fingerprint_max_frames is below 1")
         _require(0 <= self.fingerprint_distance <= 256, "fingerprint_distance is not in 0..256")

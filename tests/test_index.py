@@ -1,4 +1,3 @@
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fvc import probing
 from fvc.__main__ import main
 from fvc.annotations import read_annotations
 from fvc.config import load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
-from fvc.files import read_json
+from fvc.files import read_json, sha256_of_file
 from fvc.pool import Failure
 from fvc.records import INDEX, REJECTED
 from fvc.stages import index
@@ -192,21 +192,51 @@ def test_counts_add_up(indexed: Path) -> None:
     assert sum(summary["rejected"].values()) == len(rejected)
 
 
-def test_a_second_run_gives_equal_bytes_from_what_was_kept(
-    corpus: Path, indexed: Path, tmp_path: Path
+def run_here(function: Any, items: Sequence[Path], **_: object) -> Iterator[tuple[Path, object]]:
+    """In place of `run_isolated`: workers cannot be watched."""
+    for item in items:
+        yield item, function(item)
+
+
+def test_a_second_run_gives_equal_bytes_and_reads_nothing(
+    corpus: Path, indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copytree(indexed / "probes", tmp_path / "probes")
+
+    def refuse(file: Path) -> str:
+        raise AssertionError(f"{file} was read again")
+
+    monkeypatch.setattr(index, "run_isolated", run_here)
+    monkeypatch.setattr(probing, "sha256_of_file", refuse)
     run(corpus, tmp_path)
     for name in ("index.parquet", "rejected.csv", "index.json"):
         assert (tmp_path / name).read_bytes() == (indexed / name).read_bytes(), name
-    for kept in (tmp_path / "probes").glob("*.json"):
-        content = json.loads(kept.read_text())
-        if content["info"]:
-            content["info"]["codec"] = "kept"
-            kept.write_text(json.dumps(content))
+
+
+def test_a_touched_file_is_read_but_not_probed(
+    corpus: Path, indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copytree(indexed / "probes", tmp_path / "probes")
+    touched = corpus / "videos/FVC2/1003/video.mp4"
+    touched.touch()
+    read = []
+
+    def watch(file: Path) -> str:
+        read.append(file)
+        return sha256_of_file(file)
+
+    def refuse(file: Path) -> None:
+        raise AssertionError(f"{file} was probed again")
+
+    monkeypatch.setattr(index, "run_isolated", run_here)
+    monkeypatch.setattr(probing, "sha256_of_file", watch)
+    monkeypatch.setattr(probing, "probe", refuse)
     run(corpus, tmp_path)
-    codecs = INDEX.read(tmp_path / "index.parquet")["codec"]
-    assert set(codecs) == {"kept"}, "an unchanged file was decoded again"
+    assert read == [touched]
+    run(corpus, tmp_path)
+    assert read == [touched], "the new time was not kept"
+    for name in ("index.parquet", "rejected.csv", "index.json"):
+        assert (tmp_path / name).read_bytes() == (indexed / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("reason", ["timeout", "crashed"])
@@ -225,6 +255,29 @@ def test_a_lost_worker_costs_one_video(
     rejected = REJECTED.read(tmp_path / "rejected.csv").filter(video_id="facebook_1003")
     assert rejected.row(0) == ("facebook_1003", "FVC2/1003/video.mp4", reason, "lost")
     assert len(INDEX.read(tmp_path / "index.parquet")) == 5
+    monkeypatch.setattr(index, "run_isolated", run_here)
+    monkeypatch.setattr(probing, "probe", None)
+    run(corpus, tmp_path)
+    assert len(INDEX.read(tmp_path / "index.parquet")) == 5, "an unchanged file was tried again"
+    monkeypatch.undo()
+    run(corpus, tmp_path, timeout_s=PARAMS.index.timeout_s + 1)
+    assert len(INDEX.read(tmp_path / "index.parquet")) == 6, "a limit was raised to no effect"
+
+
+def test_a_worker_that_was_killed_from_outside_is_not_the_files_fault(
+    corpus: Path, indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_all(_: Any, items: Sequence[Path], **__: object) -> Iterator[tuple[Path, object]]:
+        for item in items:
+            yield item, Failure("crashed", "its process ended with code -9", is_by_item=False)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index, "run_isolated", lose_all)
+        run(corpus, tmp_path)
+    reasons = REJECTED.read(tmp_path / "rejected.csv")["reason"]
+    assert (reasons == "crashed").sum() == 9
+    run(corpus, tmp_path)
+    assert (tmp_path / "index.parquet").read_bytes() == (indexed / "index.parquet").read_bytes()
 
 
 def test_an_error_of_a_worker_is_not_swallowed(corpus: Path, indexed: Path, tmp_path: Path) -> None:

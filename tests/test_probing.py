@@ -1,3 +1,5 @@
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +10,9 @@ from source_tree import ROOT, reach_of
 from fvc import probing
 from fvc.config import load_params
 from fvc.encoding import encode
+from fvc.errors import FvcError
 from fvc.fingerprint import HASH_BYTES
-from fvc.probing import CODE, examine, keep
+from fvc.probing import CODE, examine, keep, lost, recall, sight
 
 CONFIG = load_params(ROOT / "params.yaml").index
 FOUNDATIONS = {"config.py", "errors.py", "files.py"}
@@ -51,7 +54,7 @@ def test_what_was_kept_is_not_found_out_again(
     else:
         file.write_bytes(b"garbage" * 100)
     found = examine(file, config=CONFIG, probes=probes)
-    keep(found, config=CONFIG, probes=probes)
+    keep(found, sight(tmp_path, "one.mp4"), config=CONFIG, probes=probes)
     moved = file.rename(tmp_path / "other.mp4")
 
     def refuse(_: object) -> None:
@@ -66,6 +69,45 @@ def test_what_was_kept_is_not_found_out_again(
     moved.write_bytes(moved.read_bytes() + b"!")
     with pytest.raises(AssertionError, match="decoded again"):
         examine(moved, config=CONFIG, probes=probes)
+
+
+def test_a_file_that_stays_as_it_was_is_recalled_without_reading_it(tmp_path: Path) -> None:
+    file, probes = video_at(tmp_path / "one.mp4"), tmp_path / "probes"
+    twin = Path(shutil.copy(file, tmp_path / "two.mp4"))
+    found = examine(file, config=CONFIG, probes=probes)
+    for name in ("one.mp4", "two.mp4"):
+        keep(found, sight(tmp_path, name), config=CONFIG, probes=probes)
+    known = recall(config=CONFIG, probes=probes)
+    assert known == {sight(tmp_path, name): found for name in ("one.mp4", "two.mp4")}
+    other = replace(CONFIG, fingerprint_fps=1.0)
+    assert recall(config=other, probes=probes) == {}, "findings are taken for those of others"
+    file.touch()
+    assert sight(tmp_path, "one.mp4") not in known
+    before = twin.stat()
+    twin.write_bytes(twin.read_bytes()[:-1] + b"!")
+    os.utime(twin, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert sight(tmp_path, "two.mp4") not in known, "a change is hidden by a time set back"
+
+
+def test_a_lost_file_is_tried_again_within_other_limits_only(tmp_path: Path) -> None:
+    file, probes = video_at(tmp_path / "one.mp4"), tmp_path / "probes"
+    sighting = sight(tmp_path, "one.mp4")
+    loss = lost(file, "timeout", "took longer than 60 s")
+    keep(loss, sighting, config=CONFIG, probes=probes)
+    assert recall(config=CONFIG, probes=probes) == {sighting: loss}
+    assert examine(file, config=CONFIG, probes=probes) == loss
+    for more in (replace(CONFIG, timeout_s=90.0), replace(CONFIG, max_memory_mib=4096)):
+        assert recall(config=more, probes=probes) == {}
+        found = examine(file, config=more, probes=probes)
+        assert found.info is not None, "a limit was raised and nothing was tried again"
+        keep(found, sighting, config=more, probes=probes)
+        assert recall(config=more, probes=probes) == {sighting: found}
+        keep(loss, sighting, config=CONFIG, probes=probes)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FvcError, match=r"gone\.mp4: cannot be read \(No such file"):
+        examine(tmp_path / "gone.mp4", config=CONFIG, probes=tmp_path)
 
 
 def test_all_code_behind_a_result_is_in_its_key() -> None:

@@ -26,7 +26,7 @@ from fvc.files import write_json
 from fvc.fingerprint import near_duplicates
 from fvc.groups import connected, shared
 from fvc.pool import Failure, run_isolated
-from fvc.probing import Findings, examine, keep
+from fvc.probing import Findings, examine, keep, lost, recall, sight
 from fvc.records import INDEX, REJECTED
 from fvc.video import REASONS as VIDEO_REASONS
 
@@ -124,27 +124,41 @@ def _preference(path: str) -> tuple[str, bool, str]:
 def probe_all(
     usable: Mapping[str, str], videos: Path, config: IndexConfig, probes: Path
 ) -> tuple[dict[str, Findings], list[Rejection]]:
-    """Examine the files in isolated workers; findings are kept as they come."""
-    video_ids = {videos / path: video_id for video_id, path in usable.items()}
-    function = partial(examine, config=config, probes=probes)
-    findings, rejections = {}, []
+    """Examine the files in isolated workers, but those that are as an earlier run saw them.
+
+    Findings are kept as they come, so that a killed run has not worked in vain.
+    """
+    known = recall(config=config, probes=probes)
+    sightings = {video_id: sight(videos, path) for video_id, path in usable.items()}
+    findings = {
+        video_id: known[sighting] for video_id, sighting in sightings.items() if sighting in known
+    }
+    waiting = {videos / usable[video_id]: video_id for video_id in usable.keys() - findings.keys()}
     results = run_isolated(
-        function, list(video_ids), timeout_s=config.timeout_s, description="index"
+        partial(examine, config=config, probes=probes),
+        sorted(waiting),
+        timeout_s=config.timeout_s,
+        max_memory_mib=config.max_memory_mib,
+        description="index",
     )
     for file, result in results:
-        video_id = video_ids[file]
-        if isinstance(result, Findings):
-            keep(result, config=config, probes=probes)
-            findings[video_id] = result
-            refusal = refusal_of(result, config)
-        elif isinstance(result, Failure):
-            refusal = (result.reason, result.detail)
+        if isinstance(result, Failure):
+            found = lost(file, result.reason, result.detail)
+        elif isinstance(result, Findings):
+            found = result
         else:
             raise result
-        if refusal:
-            rejections.append(Rejection(video_id, usable[video_id], *refusal))
-    accepted = findings.keys() - {rejection.video_id for rejection in rejections}
-    return {video_id: findings[video_id] for video_id in sorted(accepted)}, rejections
+        if not isinstance(result, Failure) or result.is_by_item:
+            keep(found, sightings[waiting[file]], config=config, probes=probes)
+        findings[waiting[file]] = found
+    refusals = {video_id: refusal_of(found, config) for video_id, found in findings.items()}
+    rejections = [
+        Rejection(video_id, usable[video_id], *refusal)
+        for video_id, refusal in refusals.items()
+        if refusal is not None
+    ]
+    accepted = sorted(video_id for video_id, refusal in refusals.items() if refusal is None)
+    return {video_id: findings[video_id] for video_id in accepted}, rejections
 
 
 def refusal_of(findings: Findings, config: IndexConfig) -> tuple[str, str] | None:
