@@ -1,10 +1,17 @@
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from fvc import probing
@@ -18,7 +25,8 @@ from fvc.pool import Failure
 from fvc.records import INDEX, REJECTED
 from fvc.stages import index
 
-PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
+ROOT = Path(__file__).parents[1]
+PARAMS = load_params(ROOT / "params.yaml")
 YOUTUBE = "https://www.youtube.com/watch?v="
 FACEBOOK = "https://www.facebook.com/page/videos/"
 
@@ -304,3 +312,82 @@ def test_annotations_without_their_columns_are_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path}/FVC.csv: has no column cascade_id, label")
     assert [path.name for path in tmp_path.iterdir()] == ["FVC.csv"], "something was written"
+
+
+NUM_VIDEOS = 36
+OUTPUTS = ("index.parquet", "rejected.csv", "index.json")
+
+
+def start_index(corpus: Path, out: Path) -> subprocess.Popen[str]:
+    flags = ["--params", ROOT / "params.yaml", "--videos", corpus / "videos"]
+    flags += ["--annotations", corpus / "annotations", "--probes", out / "probes"]
+    names = zip(("--index", "--rejected", "--summary"), OUTPUTS, strict=True)
+    flags += [part for flag, name in names for part in (flag, out / name)]
+    out.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "fvc", "index", *map(str, flags)],
+        cwd=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kept_probes(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (out / "probes").glob("*.json")}
+
+
+def kill_index(corpus: Path, out: Path, generator: np.random.Generator, *, whole: bool) -> int:
+    """Kill a run when it has kept a random number of findings; how it ended."""
+    wanted = int(generator.integers(NUM_VIDEOS))
+    running = start_index(corpus, out)
+    while running.poll() is None and len(kept_probes(out)) < wanted:
+        time.sleep(0.001)
+    time.sleep(generator.uniform(0, 0.02 if wanted else 2))
+    with suppress(psutil.NoSuchProcess):
+        workers = psutil.Process(running.pid).children(recursive=True)
+        if whole:
+            os.killpg(running.pid, signal.SIGKILL)
+        else:
+            running.kill()
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert not alive, "a worker outlives the run"
+    running.communicate()
+    return running.returncode
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_next_run_repeats_nothing_and_ends_the_same(
+    tmp_path: Path,
+) -> None:
+    rows = ["cascade_id,video_url,label"]
+    for number in range(NUM_VIDEOS):
+        path = tmp_path / f"videos/FVC2/{number}/video.mp4"
+        path.parent.mkdir(parents=True)
+        if number % 6 == 5:
+            path.write_bytes(b"no video" * (number + 1))
+        else:
+            write_video(path, 100 + number)
+        label = "fake" if number % 2 else "real"
+        rows.append(f"{label[0]}{number},{FACEBOOK}{number}/,{label}")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/FVC.csv").write_text("\n".join(rows), encoding="utf-8")
+    (tmp_path / "annotations/FVC_dup.csv").write_text(rows[0], encoding="utf-8")
+    _, said = start_index(tmp_path, tmp_path / "undisturbed").communicate()
+    assert f" {NUM_VIDEOS}/{NUM_VIDEOS} " in said
+    generator = np.random.default_rng(0)
+    killed = 0
+    for attempt in range(10):
+        out = tmp_path / f"killed_{attempt}"
+        killed += kill_index(tmp_path, out, generator, whole=attempt % 2 == 0) == -signal.SIGKILL
+        kept = kept_probes(out)
+        again = start_index(tmp_path, out)
+        _, said = again.communicate()
+        assert again.returncode == 0, said
+        left = NUM_VIDEOS - len(kept)
+        assert f" {left}/{left} " in said or not left, "a finished file was given to a worker"
+        assert kept_probes(out).items() >= kept.items(), "a finished file was probed again"
+        for name in OUTPUTS:
+            undisturbed = (tmp_path / "undisturbed" / name).read_bytes()
+            assert (out / name).read_bytes() == undisturbed, name
+    assert killed >= 8, "most runs had ended before they were killed"

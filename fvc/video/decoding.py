@@ -35,7 +35,7 @@ it says nothing about time; it has too few frames."""
 # text file names (playlists), or take a single image for a video.
 CONTAINERS = "mov,matroska,avi,flv,asf,mpeg,mpegts,ogg,gif,h264,hevc,m4v,mpegvideo,ivf,rm,mxf,dv"
 # What these begin with, within the first bytes: a file that cannot be opened was cut.
-BEGINNINGS = (b"ftyp", b"moov", b"mdat", b"\x1aE\xdf\xa3", b"RIFF", b"FLV\x01", b"OggS")
+BEGINNINGS = (b"ftyp", b"moov", b"mdat", b"\x1aE\xdf\xa3", b"AVI ", b"FLV\x01", b"OggS")
 NUM_FIRST_BYTES = 16
 
 # These store at most when a frame is decoded, which FFmpeg then takes for when it appears.
