@@ -150,7 +150,7 @@ def test_broken_archives_raise_nothing_but_known_errors(tmp_path: Path) -> None:
     sound = [path.read_bytes() for path in sound_archives(tmp_path / "sound")]
     generator = random.Random(0)
     archive, refused = tmp_path / "broken.zip", 0
-    for attempt in range(600):
+    for attempt in range(400):
         broken = bytearray(sound[attempt % len(sound)])
         if attempt % 3 == 0:
             del broken[generator.randrange(len(broken)) :]
@@ -163,7 +163,7 @@ def test_broken_archives_raise_nothing_but_known_errors(tmp_path: Path) -> None:
         except FvcError as error:
             named = error.args[0]
             refused += named == archive
-    assert refused > 400
+    assert refused > 270
     partial = [path.name for path in (tmp_path / "out").rglob(".*.partial")]
     assert not partial, "a damaged member left something half-written"
 

@@ -143,6 +143,8 @@ SOUND: dict[str, bytes] = {
     "deflated": with_good(),
     "stored": with_good(Entry(b"x", TEXT, STORED)),
     "UTF-8 names": named("ü/ж.mp4"),
+    "ASCII marked once": lying("local", flags=1 << 11),
+    "nothing behind no data": with_good(Entry(b"x", b"", STORED, flags=8)),
     "folders": with_good(Entry(b"folder/", b"", STORED, mode=(stat.S_IFDIR | 0o755) << 16 | 0x10)),
     "sizes behind the data": streamed(),
     "zip64 sizes": zip64_member(320),
@@ -179,7 +181,10 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     "second name in its header": ("second name", second_name("local")),
     "other name in its header": ("another name", lying("local", name=b"../../escape")),
     "other name in the list": ("another name", lying("listed", name=b"other")),
-    "other character set": ("character set", lying("listed", flags=1 << 11)),
+    "other character set": (
+        "character set",
+        with_good(Entry("ü".encode(), listed={"flags": 1 << 11})),
+    ),
     # Collisions.
     "twice": ("collides", with_good(GOOD)),
     "other case": ("collides", named(b"Good/VIDEO.mp4")),

@@ -62,14 +62,14 @@ def check_names(members: Iterable[Member]) -> None:
         FvcError: Two paths, of files or of the folders that hold them, are
             equal, or equal but for case (or Unicode form).
     """
-    taken: dict[str, tuple[str, Member]] = {}
+    taken: dict[str, Member] = {}
     for member in members:
         parts = member.name.split("/")
         for depth in range(1, len(parts) + 1):
             path = "/".join(parts[:depth])
-            other_path, other = taken.setdefault(_folded(path), (path, member))
-            both_folders = depth < len(parts) and other.name.startswith(f"{path}/")
-            if other is not member and not (other_path == path and both_folders):
+            other = taken.setdefault(_folded(path), member)
+            same_folder = depth < len(parts) and other.name.startswith(f"{path}/")
+            if other is not member and not same_folder:
                 cause = f"collides with {other.name!r} of {other.archive.name}"
                 raise fault(member.archive, member.name, cause, DISTRUST)
 

@@ -157,7 +157,7 @@ def check_local_header(stream: BinaryIO, member: Listed, directory: Directory) -
         raise HeaderError("has no header of its own where the list says")
     if end > directory.offset:
         raise HeaderError("reaches beyond the part of the archive that holds members")
-    marks = ENCRYPTED | PATCHED | STRONG | UTF8 | MASKED
+    marks = ENCRYPTED | PATCHED | STRONG | MASKED | (0 if name.isascii() else UTF8)
     size, packed = _widened(size, packed, extra, streamed=bool(flags & STREAMED))
     later = {0, FULL_32} if flags & STREAMED else set()
     contradictions = {
@@ -172,7 +172,8 @@ def check_local_header(stream: BinaryIO, member: Listed, directory: Directory) -
         raise HeaderError(f"has another {wrong[0]} in the list than in its own header")
     _check_second_name(member.name, member.extra)
     _check_second_name(member.name, extra)
-    if flags & STREAMED:
+    # Some programs mark folders and empty files so, too, and write nothing behind them.
+    if flags & STREAMED and member.packed_bytes:
         stream.seek(end)
         _check_descriptor(stream.read(min(24, directory.offset - end)), member)
 
