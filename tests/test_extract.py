@@ -253,14 +253,14 @@ def test_killed_at_ten_moments_the_next_run_ends_as_if_undisturbed(
     undisturbed = files_in(tmp_path / "videos") | {
         "summary": (tmp_path / "extracted.json").read_bytes()
     }
-    generator, unfinished = random.Random(0), 0
-    for _ in range(10):
+    generator, killed = random.Random(0), 0
+    for _ in range(30):
         shutil.rmtree(tmp_path / "videos")
         (tmp_path / "extracted.json").unlink(missing_ok=True)
         killed_run(tmp_path, generator.uniform(0, duration_s))
         before = stamps(tmp_path / "videos")
         finished = {name: stamp for name, stamp in before.items() if not name.endswith(".partial")}
-        unfinished += len(finished) < 80
+        killed += len(finished) < 80
         run(tmp_path)
         after = stamps(tmp_path / "videos")
         assert finished.items() <= after.items(), "a finished file was written again"
@@ -269,4 +269,6 @@ def test_killed_at_ten_moments_the_next_run_ends_as_if_undisturbed(
         assert {path.name for path in tmp_path.iterdir()} == {
             *("archives", "videos", "extracted.json")
         }, "a temporary file is left"
-    assert unfinished >= 5, "hardly a run was killed while it was unpacking"
+        if killed == 10:
+            break
+    assert killed == 10, "most runs ended before they were killed"
