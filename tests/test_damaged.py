@@ -197,6 +197,8 @@ def run(root: Path, params: Any = LIMITED) -> tuple[pl.DataFrame, pl.DataFrame]:
         index=root / "index.parquet",
         rejected=root / "rejected.csv",
         summary=root / "index.json",
+        csv=root / "index.csv",
+        json=root / "index_rows.json",
     )
     return INDEX.read(root / "index.parquet"), REJECTED.read(root / "rejected.csv")
 

@@ -1,3 +1,5 @@
+import csv
+import json
 import os
 import signal
 import subprocess
@@ -111,6 +113,8 @@ def run(corpus: Path, out: Path, **changes: Any) -> None:
         index=out / "index.parquet",
         rejected=out / "rejected.csv",
         summary=out / "index.json",
+        csv=out / "index.csv",
+        json=out / "index_rows.json",
     )
 
 
@@ -182,6 +186,21 @@ def test_equal_titles_are_one_group(corpus: Path, indexed: Path, tmp_path: Path)
     assert read_json(tmp_path / "index.json", "index")["annotations"]["cascades_with_title"] == 3
 
 
+def test_the_published_index_is_the_index(indexed: Path) -> None:
+    table = INDEX.read(indexed / "index.parquet")
+    rows = json.loads((indexed / "index_rows.json").read_text(encoding="utf-8"))
+    read = [{**row, "fingerprint": bytes.fromhex(row["fingerprint"])} for row in rows]
+    assert read == table.to_dicts()
+    with (indexed / "index.csv").open(newline="", encoding="utf-8") as stream:
+        written = list(csv.DictReader(stream))
+    assert list(written[0]) == table.columns
+    for row, expected in zip(written, table.iter_rows(named=True), strict=True):
+        assert json.loads(row["cascade_ids"]) == expected["cascade_ids"]
+        assert bytes.fromhex(row["fingerprint"]) == expected["fingerprint"]
+        assert float(row["duration_s"]) == expected["duration_s"]
+        assert row["sha256"] == expected["sha256"]
+
+
 def test_counts_add_up(indexed: Path) -> None:
     summary = read_json(indexed / "index.json", "index")
     facebook = summary["availability"]["facebook"]
@@ -217,7 +236,7 @@ def test_a_second_run_gives_equal_bytes_and_reads_nothing(
     monkeypatch.setattr(index, "run_isolated", run_here)
     monkeypatch.setattr(probing, "sha256_of_file", refuse)
     run(corpus, tmp_path)
-    for name in ("index.parquet", "rejected.csv", "index.json"):
+    for name in ("index.parquet", "rejected.csv", "index.json", "index.csv", "index_rows.json"):
         assert (tmp_path / name).read_bytes() == (indexed / name).read_bytes(), name
 
 
@@ -308,6 +327,7 @@ def test_annotations_without_their_columns_are_one_line(
     (tmp_path / "FVC.csv").write_text("id,url\n1,2\n", encoding="utf-8")
     flags = ["--videos", corpus / "videos", "--annotations", tmp_path, "--probes", tmp_path / "p"]
     flags += ["--index", tmp_path / "i", "--rejected", tmp_path / "r", "--summary", tmp_path / "s"]
+    flags += ["--csv", tmp_path / "c", "--json", tmp_path / "j"]
     assert main(["index", *map(str, flags)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path}/FVC.csv: has no column cascade_id, label")
@@ -315,13 +335,13 @@ def test_annotations_without_their_columns_are_one_line(
 
 
 NUM_VIDEOS = 36
-OUTPUTS = ("index.parquet", "rejected.csv", "index.json")
+OUTPUTS = ("index.parquet", "rejected.csv", "index.json", "index.csv", "index_rows.json")
 
 
 def start_index(corpus: Path, out: Path) -> subprocess.Popen[str]:
     flags = ["--params", ROOT / "params.yaml", "--videos", corpus / "videos"]
     flags += ["--annotations", corpus / "annotations", "--probes", out / "probes"]
-    names = zip(("--index", "--rejected", "--summary"), OUTPUTS, strict=True)
+    names = zip(("--index", "--rejected", "--summary", "--csv", "--json"), OUTPUTS, strict=True)
     flags += [part for flag, name in names for part in (flag, out / name)]
     out.mkdir(exist_ok=True)
     return subprocess.Popen(

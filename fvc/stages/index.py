@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fvc import publishing
 from fvc.addresses import shown
 from fvc.annotations import (
     AnnotatedVideo,
@@ -271,8 +272,10 @@ def run(
     index: Path,
     rejected: Path,
     summary: Path,
+    csv: Path,
+    json: Path,
 ) -> None:
-    """Match, probe, group, and write the two tables and their counts."""
+    """Match, probe, group, and write the two tables, their counts, and the index as text."""
     annotated = read_annotations(annotations)
     on_disk, usable, rejections = match(list_files(videos), annotated)
     findings, refused = probe_all(usable, videos, params.index, probes)
@@ -280,6 +283,10 @@ def run(
     groups = name_groups(findings, annotated, params.index)
     rows = index_rows(findings, usable, annotated.videos, groups)
     INDEX.write(index, INDEX.frame(rows))
+    # Of what was written, so that all three have the same rows in the same order.
+    table = INDEX.read(index)
+    publishing.write_csv(csv, table)
+    publishing.write_json_rows(json, table)
     REJECTED.write(rejected, REJECTED.frame([asdict(rejection) for rejection in rejections]))
     write_json(summary, summarise(annotated, on_disk, groups, rejections))
 
@@ -294,5 +301,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--index", type=Path, required=True, help="written: one row per video")
     parser.add_argument("--rejected", type=Path, required=True, help="written: the other videos")
     parser.add_argument("--summary", type=Path, required=True, help="written: counts")
+    parser.add_argument("--csv", type=Path, required=True, help="written: the index as CSV")
+    parser.add_argument("--json", type=Path, required=True, help="written: the index as JSON")
     args = vars(parser.parse_args(argv))
     run(load_params(args.pop("params")), **args)
