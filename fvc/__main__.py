@@ -24,14 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a known error, 2 for wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = sorted(module.name for module in pkgutil.iter_modules(stages.__path__))
-    if not arguments or arguments[0] not in commands:
+    # A module's name has no dash; a command may be written with one.
+    command, flags = "".join(arguments[:1]).replace("-", "_"), arguments[1:]
+    if command not in commands:
         asked_for_help = arguments[:1] in (["-h"], ["--help"])
-        usage = f"usage: fvc <command> [flags]; commands: {', '.join(commands)}\n"
+        listed = ", ".join(commands).replace("_", "-")
+        usage = f"usage: fvc <command> [flags]; commands: {listed}\n"
         unknown = f"error: fvc {arguments[0]}: there is no such command\n" if arguments else ""
         sys.stderr.write("" if asked_for_help else unknown)
         (sys.stdout if asked_for_help else sys.stderr).write(usage)
         return 0 if asked_for_help else 2
-    command, flags = arguments[0], arguments[1:]
     try:
         return _run(command, flags)
     except FvcError as error:

@@ -78,21 +78,29 @@ class IndexConfig(Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig(Section):
-    """How groups of near-duplicates are divided for cross-validation."""
+    """How groups of near-duplicates are divided into training, validation and test."""
 
+    scheme: Literal["kfold", "single"]
+    """`kfold`: each video outside the locked test is tested by one of the folds. `single`:
+    one division, in which one part is tested and what trained on or validated never is."""
     folds: tuple[int, ...]
-    """0, 1, ..., K-1: each video outside the locked test is tested in exactly one."""
+    """0, 1, ..., K-1; 0 alone for `single`."""
     locked_share: float
     """Share of the groups that is set aside as the locked test."""
+    test_share: float
+    """Share of the videos outside the locked test that `single` tests; not read by `kfold`."""
     validation_share: float
-    """Share of a fold's training groups that only chooses: epoch, threshold, temperature."""
+    """Share of a fold's training videos that only chooses: epoch, threshold, temperature."""
 
     def __post_init__(self) -> None:
+        single = self.scheme == "single"
+        wanted = "[0], as scheme single needs" if single else "[0, 1, ...] with at least two folds"
+        enough = len(self.folds) == 1 if single else len(self.folds) >= 2
         _require(
-            self.folds == tuple(range(len(self.folds))) and len(self.folds) >= 2,
-            f"folds is {list(self.folds)}, not [0, 1, ...] with at least two folds",
+            enough and self.folds == tuple(range(len(self.folds))),
+            f"folds is {list(self.folds)}, not {wanted}",
         )
-        for name in ("locked_share", "validation_share"):
+        for name in ("locked_share", "test_share", "validation_share"):
             value = getattr(self, name)
             _require(0 < value < 0.5, f"{name} is {value}, not between 0 and 0.5")
 

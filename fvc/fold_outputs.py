@@ -9,7 +9,7 @@ import polars as pl
 from fvc.dataset import PARTS
 from fvc.diagnostics import validation_series
 from fvc.errors import FvcError
-from fvc.records import PREDICTIONS
+from fvc.records import PREDICTIONS, part_in
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -44,17 +44,7 @@ def read_fold(models: Path, number: int, places: pl.DataFrame) -> Fold:
     source = models / str(number) / "predictions.parquet"
     remedy = f"Run 'dvc repro -f -s train@{number}'"
     predictions = PREDICTIONS.read(source).filter(pl.col("part").is_in(PARTS))
-    tests, validates = pl.col("fold") == number, pl.col("validates").list.contains(number)
-    expected = places.select(
-        "video_id",
-        "label",
-        "group",
-        part=pl.when(tests)
-        .then(pl.lit("test"))
-        .when(validates)
-        .then(pl.lit("validation"))
-        .otherwise(pl.lit("train")),
-    )
+    expected = places.select("video_id", "label", "group", part=part_in(number))
     keys = ["video_id", "label", "part"]
     if sorted(predictions.select(keys).rows()) != sorted(expected.select(keys).rows()):
         raise FvcError(source, "was made with other folds than those of the split", remedy)

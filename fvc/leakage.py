@@ -1,13 +1,20 @@
 """The audit of a split: nothing that two parts of a fold must not share is in both."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
-KEYS = ("video_id", "group", "source_id", "sha256", "cascade_ids")
-"""Videos that agree in one of these belong together."""
+from fvc.config import IndexConfig
+from fvc.fingerprint import near_duplicates
+from fvc.records import part_in
+
+KEYS = ("group", "source_id", "sha256", "cascade_ids")
+"""Videos that agree in one of these belong together; so do near-duplicates."""
+
+CHANCE = 0.5
+"""Balanced accuracy of guesses that know nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +22,7 @@ class Leak:
     """Two videos that share what their parts must not share."""
 
     key: str
-    """One of `KEYS`."""
+    """One of `KEYS`, or `fingerprint`."""
     value: str
     one: str
     """A video, with its place in the split."""
@@ -25,7 +32,18 @@ class Leak:
         return f"{self.one} and {self.other} share {self.key} {self.value}"
 
 
-def find_leaks(folds: pl.DataFrame, index: pl.DataFrame) -> list[Leak]:
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """How far the cascades of the training videos tell the labels of one test."""
+
+    test: str
+    """`fold k`, or `locked`."""
+    balanced_accuracy: float
+    known: tuple[Leak, ...]
+    """The test videos of known cascades, each with a training video."""
+
+
+def find_leaks(folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig) -> list[Leak]:
     """Compare the places of all videos that belong together; in a clean split they are equal.
 
     Equal places (locked or not, the fold that tests, the folds that validate)
@@ -34,28 +52,26 @@ def find_leaks(folds: pl.DataFrame, index: pl.DataFrame) -> list[Leak]:
     Args:
         folds: A `FOLDS` table.
         index: The `INDEX` table that it divides.
+        config: Which fingerprints are near-duplicates.
+
+    Returns:
+        One leak for each key, value and place but the first, and one for each
+        pair of near-duplicates in different places.
 
     Raises:
-        ValueError: The tables are not about the same videos, or the place of
-            one video puts it into two parts of a fold.
+        ValueError: The tables are not about the same videos, a video has two
+            rows, or its place puts it into two parts of a fold, or into none.
     """
     if sorted(folds["video_id"]) != sorted(index["video_id"]):
         raise ValueError("the split and the index hold different videos")
-    places = folds.select("video_id", place=_place())
+    for video_id in folds.filter(pl.col("video_id").is_duplicated())["video_id"]:
+        raise ValueError(f"video {video_id} has two rows")
     _check_places(folds)
-    leaks = []
-    for key in KEYS:
-        shared = index.select("video_id", value=pl.col(key))
-        if key == "cascade_ids":
-            shared = shared.explode("value").drop_nulls()
-        # A maintained order keeps the message the same from run to run.
-        joined = shared.join(places, on="video_id").sort("value", "place", "video_id")
-        for (value,), rows in joined.group_by("value", maintain_order=True):
-            first, last = rows.row(0, named=True), rows.row(-1, named=True)
-            if first["place"] != last["place"]:
-                named = [f"{row['video_id']} ({row['place']})" for row in (first, last)]
-                leaks.append(Leak(key, str(value), *named))
-    return leaks
+    places = dict(folds.select("video_id", _place()).iter_rows())
+    return [leak for key in KEYS for leak in _shared(key, index, places)] + [
+        Leak("fingerprint", f"within {config.fingerprint_distance} bits", *named)
+        for named in _lookalikes(index, places, config)
+    ]
 
 
 def _place() -> pl.Expr:
@@ -65,47 +81,115 @@ def _place() -> pl.Expr:
 
 
 def _check_places(folds: pl.DataFrame) -> None:
-    locked = pl.col("part") == "locked"
-    twice = pl.col("validates").list.contains(pl.col("fold"))
+    locked, fold = pl.col("part") == "locked", pl.col("fold")
+    tests = folds["fold"].drop_nulls().unique().to_list()
+    twice = pl.col("validates").list.contains(fold).fill_null(value=False)
+    # Of a single division, most videos are tested by no fold.
+    nowhere = fold.is_null() & pl.lit(tests != [0])
     wrong = folds.filter(
         pl.when(locked)
-        .then(pl.col("fold").is_not_null() | (pl.col("validates").list.len() > 0))
-        .otherwise(pl.col("fold").is_null() | twice)
+        .then(fold.is_not_null() | (pl.col("validates").list.len() > 0))
+        .otherwise(nowhere | twice)
     )
     if len(wrong):
         raise ValueError(f"video {wrong['video_id'][0]} is in two parts of a fold, or in none")
 
 
-def cascade_lookup_accuracy(folds: pl.DataFrame, index: pl.DataFrame) -> float:
-    """Balanced accuracy of guessing each label from the cascades of the training videos.
+def _shared(key: str, index: pl.DataFrame, places: Mapping[str, str]) -> list[Leak]:
+    rows = index.select("video_id", value=pl.col(key))
+    if key == "cascade_ids":
+        rows = rows.explode("value").drop_nulls()
+    rows = rows.with_columns(place=pl.col("video_id").replace_strict(places))
+    divided = rows.filter(pl.col("place").n_unique().over("value") > 1)
+    first_in_place = divided.sort("value", "place", "video_id").unique(
+        ["value", "place"], keep="first", maintain_order=True
+    )
+    homes: dict[str, str] = {}
+    leaks = []
+    for video_id, value, place in first_in_place.iter_rows():
+        named = f"{video_id} ({place})"
+        if value in homes:
+            leaks.append(Leak(key, str(value), homes[value], named))
+        else:
+            homes[value] = named
+    return leaks
 
-    It sees no pixels: a test video gets the commonest label of its cascades
-    among the fold's training videos, or of all of them where its cascades are
-    unknown. Above one half, the split leaks; there is no result for a
-    class without videos.
+
+def _lookalikes(
+    index: pl.DataFrame, places: Mapping[str, str], config: IndexConfig
+) -> list[tuple[str, str]]:
+    names, fingerprints = index["video_id"].to_list(), index["fingerprint"].to_list()
+    pairs = near_duplicates(
+        fingerprints,
+        max_distance=config.fingerprint_distance,
+        min_share=config.fingerprint_share,
+    )
+    named = [sorted((names[one], names[other])) for one, other in pairs]
+    return sorted(
+        (f"{one} ({places[one]})", f"{other} ({places[other]})")
+        for one, other in named
+        if places[one] != places[other]
+    )
+
+
+def look_up_cascades(folds: pl.DataFrame, index: pl.DataFrame) -> list[Lookup]:
+    """Guess the labels of every test from the cascades of what is trained on, without pixels.
+
+    The tests are those of the folds, and the locked one, for which all other
+    videos are training. In a clean split no cascade is known, every guess
+    about one test is the same, and the balanced accuracy is `CHANCE`.
 
     Args:
-        folds: A `FOLDS` table with both labels.
+        folds: A `FOLDS` table with videos of both labels in every test.
         index: The `INDEX` table that it divides.
     """
-    videos = folds.join(index.select("video_id", "cascade_ids"), on="video_id")
-    open_videos = videos.filter(part="fold").sort("video_id")
-    hits: dict[str, list[bool]] = defaultdict(list)
-    for fold in open_videos["fold"].unique().sort():
-        rows = list(open_videos.iter_rows(named=True))
-        training = [row for row in rows if fold not in (row["fold"], *row["validates"])]
-        table = defaultdict(list)
-        for row in training:
-            for cascade in row["cascade_ids"]:
-                table[cascade].append(row["label"])
-        fallback = [row["label"] for row in training]
-        for row in (row for row in rows if row["fold"] == fold):
-            known = [label for cascade in row["cascade_ids"] for label in table.get(cascade, [])]
-            hits[row["label"]].append(_commonest(known or fallback) == row["label"])
-    recalls = [sum(found) / len(found) for found in hits.values()]
-    return sum(recalls) / len(recalls)
+    videos = folds.join(index.select("video_id", "cascade_ids"), on="video_id").sort("video_id")
+    found = []
+    for fold in folds["fold"].drop_nulls().unique().sort():
+        training, test = (videos.filter(part_in(fold) == part) for part in ("train", "test"))
+        found.append(_look_up(training, test, f"fold {fold}"))
+    locked = pl.col("part") == "locked"
+    return [*found, _look_up(videos.filter(~locked), videos.filter(locked), "locked")]
 
 
-def _commonest(labels: Iterable[str]) -> str:
-    counts = Counter(labels)
+def _look_up(training: pl.DataFrame, test: pl.DataFrame, name: str) -> Lookup:
+    hits = pl.Series(guess_labels(training, test)) == test["label"]
+    recalls = test.select("label", hit=hits).group_by("label").agg(pl.col("hit").mean())
+    known, told = (
+        rows.select("video_id", value="cascade_ids").explode("value").drop_nulls()
+        for rows in (test, training)
+    )
+    pairs = known.join(told, on="value", suffix="_told").sort("video_id", "value", "video_id_told")
+    return Lookup(
+        test=name,
+        balanced_accuracy=float(recalls["hit"].sum() / len(recalls)),
+        known=tuple(
+            Leak("cascade_ids", value, f"{one} (tested)", f"{other} (trained on)")
+            for one, value, other in pairs.unique("video_id", keep="first", maintain_order=True)
+            .select("video_id", "value", "video_id_told")
+            .iter_rows()
+        ),
+    )
+
+
+def guess_labels(training: pl.DataFrame, asked: pl.DataFrame) -> list[str]:
+    """The commonest label of each video's cascades in training, else that of all training.
+
+    Args:
+        training: `cascade_ids` and `label`; at least one row.
+        asked: `cascade_ids`.
+    """
+    table: dict[str, Counter[str]] = defaultdict(Counter)
+    for cascades, label in training.select("cascade_ids", "label").iter_rows():
+        for cascade in cascades:
+            table[cascade][label] += 1
+    everything = Counter(training["label"])
+    guesses = []
+    for cascades in asked["cascade_ids"].to_list():
+        known = sum((table[name] for name in cascades if name in table), Counter[str]())
+        guesses.append(_commonest(known or everything))
+    return guesses
+
+
+def _commonest(counts: Mapping[str, int]) -> str:
     return min(counts, key=lambda label: (-counts[label], label))

@@ -6,7 +6,7 @@ in training: otherwise a fold with more fakes in its test has fewer to learn fro
 scores lower, and scores pooled over folds rank worse than chance.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -44,7 +44,7 @@ class Probe:
 
 def probe_all(
     videos: pl.DataFrame,
-    training: Mapping[int, Collection[str]],
+    training: Mapping[int, pl.DataFrame],
     *,
     config: EvaluateConfig,
     seed: int,
@@ -54,7 +54,7 @@ def probe_all(
     Args:
         videos: Columns of the index, `group`, `is_fake` (Boolean) and `fold`, the one
             that tests the video; one row per video.
-        training: The ids of each fold's training videos, which are rows of `videos`.
+        training: The same columns of each fold's training videos.
         config: How intervals are drawn.
         seed: The seed of params.yaml. All probes and models that are measured with
             `generator_for(seed, "bootstrap")` see the same resamples.
@@ -63,9 +63,8 @@ def probe_all(
         ValueError: A fold has no training video.
     """
     pooled: dict[str, Float[np.ndarray, V]] = {}
-    for fold, ids in sorted(training.items()):
+    for fold, train in sorted(training.items()):
         tests = (videos["fold"] == fold).to_numpy()
-        train = videos.filter(pl.col("video_id").is_in(list(ids)))
         for name, scores in score_probes(train, videos.filter(tests), seed).items():
             pooled.setdefault(name, np.full(videos.height, CHANCE))[tests] = scores
     return {name: _measured(name, scores, videos, config, seed) for name, scores in pooled.items()}

@@ -127,8 +127,23 @@ FOLDS = Table(
     ),
     sort_by=("video_id",),
 )
-"""`part` is `locked` or `fold`; `fold` is the fold that tests the video (null when
-locked); `validates` lists the folds whose inner validation holds it."""
+"""`part` is `locked` or `fold`; `fold` is the fold that tests the video, null when locked and
+where a single division only trains on the video or validates with it; `validates` lists the
+folds whose inner validation holds it."""
+
+
+def part_in(fold: int) -> pl.Expr:
+    """The part of one fold that a row of FOLDS is in: `train`, `validation`, `test`, `locked`."""
+    return (
+        pl.when(pl.col("part") == "locked")
+        .then(pl.lit("locked"))
+        .when(pl.col("fold") == fold)
+        .then(pl.lit("test"))
+        .when(pl.col("validates").list.contains(fold))
+        .then(pl.lit("validation"))
+        .otherwise(pl.lit("train"))
+    )
+
 
 PREDICTIONS = Table(
     stage="train",

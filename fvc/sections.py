@@ -122,8 +122,15 @@ def data_section(
     """
     num_fake, num_groups = places.filter(label="fake").height, places["group"].n_unique()
     num_locked = locked["real"] + locked["fake"]
+    single = places["fold"].null_count() > 0
+    divided = "training, validation and test" if single else "cross-validation"
     parts = {
-        "cross-validation": (places.height, num_groups, places.height - num_fake, num_fake),
+        divided: (
+            places.height,
+            num_groups,
+            places.height - num_fake,
+            num_fake,
+        ),
         "locked test, not read here": (
             num_locked,
             locked["groups"],
@@ -189,7 +196,7 @@ def measures_section(
         for name, label in NAMES.items()
     ]
     text = (
-        "Each video is scored by the one network that trained on none of its cascade. In brackets "
+        "A video is scored by the one network that trained on none of its cascade. In brackets "
         f"the {confidence:.0%} interval of a bootstrap over cascades. Temperature, threshold and "
         "abstention band of each fold come from its validation videos."
     )
@@ -205,13 +212,14 @@ def folds_section(
     pictures: Sequence[Picture],
 ) -> Section:
     """Each fold's measures with mean and standard deviation, and its calibration's fields."""
+    several = len(measured) > 1
     rows = []
     for name, label in NAMES.items():
         values = [found[name] for found in measured.values()]
-        mean, deviation = spread(values)
-        cells = (*values, mean, deviation)
+        cells = (*values, *spread(values)) if several else values
         rows.append((label, *map(_value, cells)))
-    header = ("measure", *(f"fold {fold}" for fold in measured), "mean", "deviation")
+    summary = ("mean", "deviation") if several else ()
+    header = ("measure", *(f"fold {fold}" for fold in measured), *summary)
     learned = Grid(
         caption="Learned from the validation videos of each fold",
         header=("", "temperature", "real below", "threshold", "fake above", "real", "fake"),
@@ -231,9 +239,10 @@ def folds_section(
     return Section(
         title="Folds",
         text=[
-            "How much the result depends on which cascades are tested. Between the two ends of "
-            "its band a fold answers uncertain; with 0 as lower end it never answers real, with "
-            "1 as upper end never fake."
+            "How much the result depends on which cascades are tested"
+            + (". " if several else ", one division does not tell. ")
+            + "Between the two ends of its band a fold answers uncertain; with 0 as lower end "
+            "it never answers real, with 1 as upper end never fake."
         ],
         pictures=pictures,
         grids=[Grid(caption="", header=header, rows=rows), learned],

@@ -47,6 +47,9 @@ class Workspace:
             }
             for number, (video_id, part) in enumerate(parts.items())
         ]
+        # Fold 1 tests it and fold 0 validates with it, so no fold trains on it.
+        other = {"video_id": "twitter_9", "group": "g9", "label": "fake", "part": "fold"}
+        rows.append({**other, "fold": 1, "validates": [0]})
         FOLDS.write(self.folds, FOLDS.frame(rows))
 
     def run(self, params: Params = PARAMS) -> None:
@@ -87,6 +90,23 @@ def test_training_videos_alone_get_versions_of_their_clips(workspace: Workspace)
             generator = generator_for(PARAMS.seed, "augment", video_id, version)
             expected = augment_clip(clips[version % 2], PARAMS.augment, generator)
             assert np.array_equal(result, expected)
+
+
+@pytest.mark.parametrize("null", [False, True], ids=["folds", "single"])
+def test_what_no_fold_trains_on_gets_no_versions(null: bool) -> None:
+    places = {"tests": (0, []), "validates": (None if null else 1, [0]), "locked": (None, [])}
+    places |= {"trains": (None if null else 1, [])}
+    rows: list[dict[str, object]] = [
+        {
+            **{"video_id": name, "group": name, "label": "real"},
+            **{"part": "locked" if name == "locked" else "fold"},
+            **{"fold": fold, "validates": validates},
+        }
+        for name, (fold, validates) in places.items()
+    ]
+    # With two folds, fold 1 trains on what fold 0 tests.
+    trained = ["trains"] if null else ["tests", "trains"]
+    assert stage.training_videos(FOLDS.frame(rows)) == trained
 
 
 def test_versions_do_not_depend_on_workers_or_other_videos(

@@ -1,4 +1,5 @@
 import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def test_the_full_scale_is_the_one_of_the_protocol(tmp_path: Path) -> None:
     assert params.model.pretrained == "kinetics400"
 
 
+def test_one_flag_asks_for_a_single_division(tmp_path: Path) -> None:
+    split = compose(tmp_path / "params.yaml", "split=single").split
+    assert (split.scheme, split.folds) == ("single", (0,))
+    committed = compose(tmp_path / "params.yaml").split
+    assert replace(split, scheme="kfold", folds=committed.folds) == committed
+    both = compose(tmp_path / "params.yaml", "split.scheme=single", "split.folds=[0]").split
+    assert both == split
+
+
 def test_an_override_reaches_the_parameters(tmp_path: Path) -> None:
     params = compose(tmp_path / "params.yaml", "train.learning_rate=5.0e-4")
     assert params.train.learning_rate == 5e-4
@@ -58,6 +68,11 @@ def test_an_override_reaches_the_parameters(tmp_path: Path) -> None:
         ("train", "epochs", 0, "train: epochs is 0, below 1"),
         ("train", "momentum", 0.9, "train.momentum: unexpected keyword argument"),
         ("split", "folds", [0, 2], r"split: folds is \[0, 2\]"),
+        ("split", "folds", [0], r"split: folds is \[0\], not .* at least two folds"),
+        ("split", "folds", [], r"split: folds is \[\], not .* at least two folds"),
+        ("split", "scheme", "single", r"split: folds is \[0, 1.*\], not \[0\], as scheme single"),
+        ("split", "scheme", "holdout", "split.scheme: .*'kfold' or 'single'"),
+        ("split", "test_share", 0.5, "split: test_share is 0.5"),
         ("split", "folds", 5, "split.folds: "),
         ("clips", "side_px", True, "clips.side_px: "),
         ("model", "network", "resnet", "model.network: .*'r3d_18'"),

@@ -35,6 +35,7 @@ ROWS = [
     row("tests_2", "real", 2, [0]),
     row("locked", "fake", None, []),
 ]
+UNTESTED: dict[str, list[int]] = {"trains": [], "validates": [0]}
 
 
 @pytest.mark.parametrize("fold", range(3))
@@ -49,6 +50,17 @@ def test_fake_is_one_and_the_order_of_rows_is_nothing() -> None:
     assert videos_of_fold(ROWS, 0) == videos_of_fold(ROWS[::-1], 0)
     assert videos_of_fold(ROWS, 1)["test"] == {"tests_1": 1}
     assert videos_of_fold(ROWS, 2)["test"] == {"tests_2": 0}
+
+
+def test_a_single_division_trains_on_what_no_fold_tests() -> None:
+    rows = [row("tests", "real", 0, []), row("locked", "fake", None, [])]
+    rows += [{**row(name, "fake", None, held), "part": "fold"} for name, held in UNTESTED.items()]
+    parts = videos_of_fold(rows, 0)
+    assert {part: list(videos) for part, videos in parts.items()} == {
+        "train": ["trains"],
+        "validation": ["validates"],
+        "test": ["tests"],
+    }
 
 
 def test_a_fold_without_validation_is_refused() -> None:

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import polars as pl
@@ -113,6 +114,20 @@ def make_corpus(
         pl.DataFrame({**history, "epoch": [1, 2, 3]}).write_csv(folder / "history.csv")
         (folder / "weights.safetensors").write_bytes(bytes([fold]))
     return Corpus(root=root, params=params)
+
+
+def make_single(root: Path) -> Corpus:
+    """Fold 0 of a cross-validation as the only one."""
+    corpus = make_corpus(root, num_groups=30)
+    places = FOLDS.read(root / "folds.parquet").with_columns(
+        fold=pl.when(pl.col("fold") == 0).then(pl.lit(0, dtype=pl.Int64)),
+        validates=pl.col("validates").list.set_intersection([0]),
+    )
+    FOLDS.write(root / "folds.parquet", places)
+    for fold in (1, 2):
+        rmtree(root / "models" / str(fold))
+    single = replace(corpus.params.split, scheme="single", folds=(0,))
+    return Corpus(root=root, params=replace(corpus.params, split=single))
 
 
 def described(video: dict[str, object]) -> dict[str, object]:
@@ -277,6 +292,25 @@ def test_one_class_is_reported_as_unknown_not_as_a_number(tmp_path: Path) -> Non
     assert metrics["beats_probes"] is False
     assert metrics["counts"]["uncertain"] == metrics["counts"]["videos"]
     assert "all videos are fake" in (evaluation / "report.html").read_text()
+
+
+def test_a_single_division_has_a_value_and_no_deviation(tmp_path: Path) -> None:
+    evaluation = make_single(tmp_path).run()
+    metrics = read_json(evaluation / "metrics.json", "")
+    tested = OUT_OF_FOLD.read(evaluation / "out_of_fold.csv")
+    places = FOLDS.read(tmp_path / "folds.parquet")
+    assert sorted(tested["video_id"]) == sorted(places.filter(fold=0)["video_id"])
+    pooled = metrics["video"]["roc_auc"]["value"]
+    assert metrics["folds"]["roc_auc"] == {"0": pooled, "mean": pooled, "std": None}
+    tracked = evaluate.tracked_metrics(metrics)
+    assert tracked["test_over_folds/roc_auc_mean"] == pooled
+    assert "test_over_folds/roc_auc_std" not in tracked
+    assert np.isfinite(list(tracked.values())).all()
+    assert all(probe["roc_auc"]["value"] is not None for probe in metrics["probes"].values())
+    assert metrics["probes"]["cascade"]["roc_auc"]["value"] == 0.5
+    page = (evaluation / "report.html").read_text()
+    assert "training, validation and test" in page
+    assert ">nan<" not in page.lower()
 
 
 @pytest.mark.usefixtures("blank_pictures")

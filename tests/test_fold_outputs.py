@@ -55,6 +55,16 @@ def test_a_fold_has_its_three_parts_with_groups_and_nothing_locked(tmp_path: Pat
     assert fold.history.height == 1
 
 
+def test_a_single_division_is_read_as_a_fold(tmp_path: Path) -> None:
+    write_fold(tmp_path)
+    single = pl.when(pl.col("fold") == 0).then(pl.lit(0, dtype=pl.Int64)).alias("fold")
+    fold = read_fold(tmp_path, 0, places_of().with_columns(single))
+    parts = {
+        part: fold.part(part)["video_id"].to_list() for part in ("train", "validation", "test")
+    }
+    assert parts == {"train": ["v2"], "validation": ["v1"], "test": ["v0"]}
+
+
 @pytest.mark.parametrize("changed", [{"v2": "test"}, {"v0": "train"}, {"v3": "train"}])
 def test_parts_that_differ_from_the_split_are_refused(
     tmp_path: Path, changed: dict[str, str]

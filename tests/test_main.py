@@ -35,6 +35,15 @@ def test_a_broken_pipeline_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert said.count("\n") == 1
 
 
+def test_a_dash_stands_for_an_underscore(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--folds", "f", "--csv", str(tmp_path / "c"), "--digest", str(tmp_path / "d")]
+    for command in ("export-folds", "export_folds"):
+        assert main([command, *flags]) == 1
+        assert capsys.readouterr().err == "error: f: is missing. Run 'dvc repro split'.\n"
+
+
 def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
     assert "train" in capsys.readouterr().err

@@ -39,8 +39,8 @@ def videos_of(num_groups: int, copies: int = 3, seed: int = 0) -> pl.DataFrame:
     )
 
 
-def training_of(videos: pl.DataFrame) -> dict[int, list[str]]:
-    return {fold: videos.filter(pl.col("fold") != fold)["video_id"].to_list() for fold in range(5)}
+def training_of(videos: pl.DataFrame) -> dict[int, pl.DataFrame]:
+    return {fold: videos.filter(pl.col("fold") != fold) for fold in range(5)}
 
 
 def run(videos: pl.DataFrame) -> Mapping[str, Probe]:

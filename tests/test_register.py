@@ -21,6 +21,7 @@ from fvc.encoding import encode
 from fvc.errors import FvcError
 from fvc.files import read_json, sha256_of_file, write_json
 from fvc.networks import build_network, save_network
+from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.stages import register
 
@@ -104,7 +105,7 @@ class Corpus:
         identity = tracking.Identity(
             params=self.params,
             data_sha256="d" * 64,
-            folds_sha256=sha256_of_file(self.root / "folds.parquet"),
+            folds_sha256=folds_sha256(FOLDS.read(self.root / "folds.parquet")),
         )
         outputs = [
             tracking.FoldOutputs(

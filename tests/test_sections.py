@@ -99,6 +99,14 @@ def test_data_are_counted_by_part_and_rejected_by_reason() -> None:
     assert refused.rows == [("not annotated", "2"), ("empty", "1"), ("total", "3")]
 
 
+def test_a_single_division_is_called_so() -> None:
+    row = {"video_id": "v", "group": "g", "label": "fake", "part": "fold", "validates": []}
+    places = FOLDS.frame([{**row, "fold": None}])
+    counts = {"groups": 0, "real": 0, "fake": 0}
+    section = sections.data_section(places, REJECTED.frame([]), counts, AVAILABILITY)
+    assert section.grids[0].rows[0][0] == "training, validation and test"
+
+
 def test_nothing_rejected_needs_no_table() -> None:
     places, rejected = FOLDS.frame([]), REJECTED.frame([])
     section = sections.data_section(places, rejected, {"groups": 0, "real": 0, "fake": 0}, {})
@@ -127,7 +135,7 @@ def test_the_report_says_that_the_usable_are_no_random_sample() -> None:
     assert "unevenly: what is usable is no random sample" in " ".join(section.text)
 
 
-def test_folds_have_mean_and_deviation() -> None:
+def test_folds_have_mean_and_deviation_and_one_fold_has_not() -> None:
     measured = {0: dict.fromkeys(sections.NAMES, 0.5), 1: dict.fromkeys(sections.NAMES, 0.7)}
     calibration = {
         "temperature": 1.5,
@@ -137,6 +145,9 @@ def test_folds_have_mean_and_deviation() -> None:
         "num_real": 3,
         "num_fake": 4,
     }
+    alone = sections.folds_section({0: measured[0]}, {0: calibration}, [])
+    assert alone.grids[0].header == ("measure", "fold 0")
+    assert alone.grids[0].rows[0] == ("ROC-AUC", "0.500")
     section = sections.folds_section(measured, {0: calibration}, [])
     assert section.grids[0].rows[0] == ("ROC-AUC", "0.500", "0.700", "0.600", "0.141")
     learned = section.grids[1].rows[0]

@@ -14,6 +14,7 @@ from fvc.clip_files import save_clips
 from fvc.config import Params, load_params
 from fvc.errors import FvcError
 from fvc.files import write_json
+from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.stages import train
 from fvc.tracking.store import experiment_id
@@ -111,6 +112,8 @@ def test_a_fold_leaves_its_outputs_and_one_run(corpus: Corpus, store: MlflowClie
         *("fvc.fold", "fvc.weights_sha256", "fvc.network", "fvc.params_sha256"),
         *("fvc.data_sha256", "fvc.folds_sha256", "fvc.dvc_lock", "fvc.precision"),
     }
+    published = folds_sha256(FOLDS.read(corpus.root / "folds.parquet"))
+    assert run.data.tags["fvc.folds_sha256"] == published, "the published hash finds no run"
     files = {file.path for file in store.list_artifacts(run.info.run_id)}
     assert files >= names | {
         *("checkpoint.pt", "confusion_matrix.png", "learning_curves.png", "metrics.jsonl"),

@@ -1,4 +1,4 @@
-"""Weigh the evidence: calibrate each fold, score each video once, compare with the probes."""
+"""Weigh the evidence: calibrate each fold, score each tested video, compare with the probes."""
 
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,13 @@ from fvc.fold_outputs import Fold, final_results, read_fold, read_history
 from fvc.metrics import DECIMALS, Estimate, Outcomes, confusion_matrix, estimate, measure, merge
 from fvc.networks import WEIGHTS
 from fvc.probes import Probe, beats_probes, best_probe, probe_all
+from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
 from fvc.seeding import generator_for
 from fvc.slices import Slice, slice_all
 
 CAPTIONS: Mapping[str, str] = {
-    "confusion_matrix": "Every video once, at the threshold of its fold.",
+    "confusion_matrix": "Every tested video once, at the threshold of its fold.",
     "roc": "How many fakes are found for how many false alarms.",
     "pr": "How many alarms are fakes, for how many fakes found.",
     "reliability": "Whether a probability of 0.8 means 80% fakes.",
@@ -72,8 +73,8 @@ def weigh(
             groups=test["group"].to_numpy(),
         )
     pooled = merge(list(tested.values()))
-    videos = described(folds, index)
-    training = {number: fold.part("train")["video_id"].to_list() for number, fold in folds.items()}
+    videos = described([fold.part("test") for fold in folds.values()], index)
+    training = {number: described([fold.part("train")], index) for number, fold in folds.items()}
     # The same resamples for both, and for the probes.
     video, cascade = (
         estimate(pooled, per_group=each, config=config, generator=generator_for(seed, "bootstrap"))
@@ -91,10 +92,9 @@ def weigh(
     )
 
 
-def described(folds: Mapping[int, Fold], index: pl.DataFrame) -> pl.DataFrame:
-    """The test videos of all folds with what the index says of them, in the pooled order."""
-    tested = pl.concat([fold.part("test") for fold in folds.values()])
-    own = tested.select("video_id", "fold", "group", "is_fake")
+def described(parts: Sequence[pl.DataFrame], index: pl.DataFrame) -> pl.DataFrame:
+    """The videos of parts of folds, one after the other, with what the index says of them."""
+    own = pl.concat(parts).select("video_id", "fold", "group", "is_fake")
     return own.join(index.drop("group"), on="video_id", how="left", maintain_order="left")
 
 
@@ -268,7 +268,7 @@ def track(
     identity = tracking.Identity(
         params=params,
         data_sha256=read_json(clips_summary, "clips")["data_sha256"],
-        folds_sha256=sha256_of_file(folds),
+        folds_sha256=folds_sha256(FOLDS.read(folds)),
     )
     outputs = []
     for number in params.split.folds:

@@ -29,6 +29,7 @@ from fvc.metrics import Outcomes, estimate, roc_auc_gain
 from fvc.networks import WEIGHTS, ClipClassifier, load_network, read_description
 from fvc.predict import probability_fake, video_logits
 from fvc.promotion import Decision, Evidence, decide, model_card
+from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.seeding import generator_for
 from fvc.tracking.store import connect
@@ -206,16 +207,17 @@ def run(
     """
     fold = best_fold(models, params.split.folds)
     calibrations = read_json(evaluation / "calibration.json", "evaluate")
+    table = FOLDS.read(folds)
     candidate = Candidate(
         fold=fold,
         folder=models / str(fold),
         calibration=Calibration.from_dict(calibrations[str(fold)]),
-        videos=locked_videos(FOLDS.read(folds), clips),
+        videos=locked_videos(table, clips),
     )
     identity = tracking.Identity(
         params=params,
         data_sha256=read_json(clips_summary, "clips")["data_sha256"],
-        folds_sha256=sha256_of_file(folds),
+        folds_sha256=folds_sha256(table),
     )
     client = connect()
     number, locked = version_of(client, candidate, clips, params.serving.max_mib)

@@ -1,23 +1,32 @@
 """Divide the groups into a locked test and cross-validation folds, and audit the result."""
 
+import sys
 from argparse import ArgumentParser
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from sklearn.model_selection import StratifiedGroupKFold
 
 from fvc.annotations import LABELS
-from fvc.config import Params, SplitConfig, load_params
+from fvc.config import IndexConfig, Params, SplitConfig, load_params
+from fvc.division import Profile, draw, parts, profiles, take
 from fvc.errors import FvcError
-from fvc.files import sha256_of_file, write_json
-from fvc.leakage import cascade_lookup_accuracy, find_leaks
-from fvc.records import FOLDS, INDEX
+from fvc.files import write_json
+from fvc.leakage import CHANCE, Leak, find_leaks, look_up_cascades
+from fvc.records import FOLDS, INDEX, part_in
 from fvc.seeding import seed_for
 
+PARTS = ("train", "validation", "test")
+
+LOOKUP_TOLERANCE = 0.01
+"""How far above chance the cascade lookup may be: one known video in fifty. A clean split
+gives chance to the last digit."""
+
 MAX_LEAKS_SHOWN = 3
+"""In the error; standard error has more."""
+MAX_LEAKS_LISTED = 1000
 
 
 def divide(index: pl.DataFrame, config: SplitConfig, seed: int) -> pl.DataFrame:
@@ -26,97 +35,80 @@ def divide(index: pl.DataFrame, config: SplitConfig, seed: int) -> pl.DataFrame:
     Nothing depends on the order of the rows.
 
     Args:
-        index: At least `video_id`, `group` and `label`.
-        config: Folds and shares.
+        index: At least `video_id`, `group`, `label` and `platform`.
+        config: Scheme, folds and shares.
         seed: Of the whole pipeline.
 
     Returns:
         A `FOLDS` table.
 
     Raises:
-        ValueError: There are too few groups of a label, or a part of a fold
-            would lack one.
+        ValueError: There are too few groups of a label.
     """
-    videos = index.select("video_id", "group", "label").sort("video_id")
-    labels = group_labels(videos)
-    num_folds = len(config.folds)
-    for label in LABELS:
-        count = sum(held == label for held in labels.values())
-        if count < num_folds + 1:
-            needs = f"{num_folds} folds and a locked test need {num_folds + 1}"
-            raise ValueError(f"{count} groups are mostly {label}; {needs}")
-    locked = draw(labels, config.locked_share, seed_for(seed, "split", "locked"))
+    videos = index.select("video_id", "group", "label", "platform").sort("video_id")
+    groups = profiles(videos)
+    locked = draw(groups, config.locked_share, seed_for(seed, "split", "locked"))
+    check_groups([groups[group] for group in groups.keys() - locked], config)
     open_videos = videos.filter(~pl.col("group").is_in(locked))
-    fold_of = assign_folds(open_videos, num_folds, seed_for(seed, "split", "folds"))
+    fold_of = assign_folds(open_videos, config, seed)
     validates = defaultdict(list)
     for fold in config.folds:
-        training = {group: labels[group] for group, other in fold_of.items() if other != fold}
+        tested = [group for group, other in fold_of.items() if other == fold]
+        training = open_videos.filter(~pl.col("group").is_in(tested))
         purpose = seed_for(seed, "split", "validation", fold)
-        for group in draw(training, config.validation_share, purpose):
+        for group in take(training, config.validation_share, purpose):
             validates[group].append(fold)
     rows = [
         {
-            **video,
-            "part": "locked" if video["group"] in locked else "fold",
-            "fold": fold_of.get(video["group"]),
-            "validates": validates.get(video["group"], []),
+            "video_id": video_id,
+            "group": group,
+            "label": label,
+            "part": "locked" if group in locked else "fold",
+            "fold": fold_of.get(group),
+            "validates": validates.get(group, []),
         }
-        for video in videos.iter_rows(named=True)
+        for video_id, group, label, _ in videos.iter_rows()
     ]
     return FOLDS.frame(rows)
 
 
-def group_labels(videos: pl.DataFrame) -> dict[str, str]:
-    """Map each group to the label of most of its videos; of equally many, the first by name."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for group, label in videos.select("group", "label").iter_rows():
-        counts[group][label] += 1
-    return {
-        group: min(found, key=lambda label: (-found[label], label))
-        for group, found in sorted(counts.items())
-    }
+def assign_folds(videos: pl.DataFrame, config: SplitConfig, seed: int) -> dict[str, int]:
+    """Map the groups that are tested to the fold that tests them.
 
-
-def draw(labels: Mapping[str, str], share: float, seed: int) -> set[str]:
-    """Choose a share of the groups of each label, at least one.
-
-    Each group has a random rank of its own and the lowest are taken, so one
-    more group changes the choice by at most one.
+    With several folds these are all groups; of a single one, its test part.
     """
-    chosen = set()
-    for label in set(labels.values()):
-        groups = [group for group, held in labels.items() if held == label]
-        groups.sort(key=lambda group: seed_for(seed, group))
-        chosen.update(groups[: max(1, round(share * len(groups)))])
-    return chosen
+    if config.scheme == "single":
+        return dict.fromkeys(take(videos, config.test_share, seed_for(seed, "split", "test")), 0)
+    return parts(videos, len(config.folds), seed_for(seed, "split", "folds"))
 
 
-def assign_folds(videos: pl.DataFrame, num_folds: int, seed: int) -> dict[str, int]:
-    """Map each group to the fold that tests it, with the labels spread evenly.
+def check_groups(groups: Sequence[Profile], config: SplitConfig) -> None:
+    """Refuse a corpus in which not every part can have a group of either label.
 
     Args:
-        videos: `group` and `label`, in an order that is always the same.
-        num_folds: Neither label may have fewer groups.
-        seed: For the order in which groups of equal composition are dealt.
+        groups: Those outside the locked test.
+        config: Scheme and folds.
+
+    Raises:
+        ValueError: The first such label is named.
     """
-    splitter = StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed % 2**32)
-    labels, groups = videos["label"].to_numpy(), videos["group"].to_numpy()
-    parts = splitter.split(labels, labels, groups)
-    return {groups[row]: fold for fold, (_, test) in enumerate(parts) for row in test}
+    needed, why = len(config.folds), f"{len(config.folds)} folds need {len(config.folds)}"
+    if config.scheme == "single" or needed < 3:
+        needed, why = 3, "training, validation and test need 3"
+    for label in LABELS:
+        count = sum(profile.label == label for profile in groups)
+        if count < needed:
+            raise ValueError(f"{count} groups outside the locked test are mostly {label}; {why}")
 
 
 def count(folds: pl.DataFrame) -> dict[str, Any]:
     """Count groups and the videos of each label, in the locked test and each part of each fold."""
-    fold, validates = pl.col("fold"), pl.col("validates")
-    counts: dict[str, Any] = {"locked": _counts(folds.filter(part="locked"))}
-    for number in folds["fold"].drop_nulls().unique().sort().to_list():
-        outside = folds.filter(fold != number)
-        counts[f"fold_{number}"] = {
-            "train": _counts(outside.filter(~validates.list.contains(number))),
-            "validation": _counts(outside.filter(validates.list.contains(number))),
-            "test": _counts(folds.filter(fold == number)),
-        }
-    return counts
+    numbers = folds["fold"].drop_nulls().unique().sort().to_list()
+    by_fold = [
+        {part: _counts(folds.filter(part_in(number) == part)) for part in PARTS}
+        for number in numbers
+    ]
+    return {"locked": _counts(folds.filter(part="locked")), "folds": by_fold}
 
 
 def _counts(videos: pl.DataFrame) -> dict[str, int]:
@@ -131,16 +123,61 @@ def check_labels(counts: Mapping[str, Any]) -> None:
         ValueError: The first such part is named.
     """
     parts = {"the locked test": counts["locked"]}
-    for name in counts.keys() - {"locked"}:
-        parts |= {f"{part} of {name}": found for part, found in counts[name].items()}
-    for part in sorted(parts):
+    for number, fold in enumerate(counts["folds"]):
+        parts |= {f"{part} of fold {number}": found for part, found in fold.items()}
+    for part, found in parts.items():
         for label in LABELS:
-            if not parts[part][label]:
+            if not found[label]:
                 raise ValueError(f"{part} would hold no {label} video")
 
 
+def audit(folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig) -> dict[str, Any]:
+    """Look for what a split must not have; this is what it has instead, for `split.json`.
+
+    Raises:
+        ValueError: The split leaks; the pairs are on standard error, the first in the message.
+    """
+    if leaks := find_leaks(folds, index, config):
+        raise ValueError(f"the split leaks {len(leaks)} times: {_listed(leaks)}")
+    worst = max(look_up_cascades(folds, index), key=lambda found: found.balanced_accuracy)
+    if worst.balanced_accuracy > CHANCE + LOOKUP_TOLERANCE:
+        reached = f"{worst.balanced_accuracy:.3f} balanced accuracy on the test of {worst.test}"
+        over = f"more than {LOOKUP_TOLERANCE} above chance"
+        raise ValueError(f"a lookup of cascades has {reached}, {over}: {_listed(worst.known)}")
+    return {"leaks": 0, "cascade_lookup_balanced_accuracy": worst.balanced_accuracy}
+
+
+def _listed(leaks: Sequence[Leak]) -> str:
+    lines = [f"split: {leak}\n" for leak in leaks[:MAX_LEAKS_LISTED]]
+    if more := leaks[MAX_LEAKS_LISTED:]:
+        lines.append(f"split: and {len(more)} more\n")
+    sys.stderr.write("".join(lines))
+    return "; ".join(str(leak) for leak in leaks[:MAX_LEAKS_SHOWN])
+
+
+def summarise(counts: Mapping[str, Any], audited: Mapping[str, Any]) -> dict[str, Any]:
+    """What `dvc metrics show` shows, and below `folds` the same in numbers.
+
+    For each part and label one cell holds the counts of all folds in order: a cell for
+    each fold would make a table of fifty columns. DVC shows no lists.
+    """
+    shown = {
+        part: {label: _cell([fold[part][label] for fold in counts["folds"]]) for label in LABELS}
+        for part in PARTS
+    }
+    return {**shown, **counts, "audit": audited}
+
+
+def _cell(values: Sequence[int]) -> int | str:
+    return values[0] if len(values) == 1 else " ".join(map(str, values))
+
+
 def run(params: Params, *, index: Path, folds: Path, summary: Path) -> None:
-    """Read the index, divide it, audit the division, write it and its counts."""
+    """Read the index, divide it, audit the division, write it and its counts.
+
+    Raises:
+        FvcError: The groups are too few, or the audit found a leak.
+    """
     videos = INDEX.read(index)
     try:
         divided = divide(videos, params.split, params.seed)
@@ -150,15 +187,13 @@ def run(params: Params, *, index: Path, folds: Path, summary: Path) -> None:
         cause = f"its {videos['group'].n_unique()} groups cannot be divided: {error}"
         remedy = "Shorten split.folds in params.yaml, or add videos"
         raise FvcError(index, cause, remedy) from error
-    leaks = find_leaks(divided, videos)
-    if leaks:
-        shown = "; ".join(str(leak) for leak in leaks[:MAX_LEAKS_SHOWN])
-        cause = f"the split leaks {len(leaks)} times: {shown}"
-        raise FvcError(index, cause, "Run 'dvc repro -f -s index', which forms the groups")
-    accuracy = cascade_lookup_accuracy(divided, videos)
+    try:
+        audited = audit(divided, videos, params.index)
+    except ValueError as error:
+        remedy = "Run 'dvc repro -f -s index', which forms the groups"
+        raise FvcError(index, str(error), remedy) from error
     FOLDS.write(folds, divided)
-    audit = {"leaks": len(leaks), "cascade_lookup_balanced_accuracy": accuracy}
-    write_json(summary, {**counts, "audit": audit, "folds_sha256": sha256_of_file(folds)})
+    write_json(summary, summarise(counts, audited))
 
 
 def main(argv: Sequence[str]) -> None:

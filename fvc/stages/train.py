@@ -22,6 +22,7 @@ from fvc.loop import FitResult, fit
 from fvc.metrics import Outcomes, confusion_matrix
 from fvc.networks import WEIGHTS, ClipClassifier, build_network, save_network
 from fvc.predict import probability_fake, video_logits
+from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.seeding import seed_for
 
@@ -194,7 +195,7 @@ def run(
     identity = tracking.Identity(
         params=params,
         data_sha256=read_json(clips_summary, "clips")["data_sha256"],
-        folds_sha256=sha256_of_file(folds),
+        folds_sha256=folds_sha256(table),
     )
     binding = binding_of(identity, parts, fold=fold, clips=clips, augmented=augmented)
     with tracking.fold_run(identity, fold, table, binding=binding, runs=runs) as tracked:

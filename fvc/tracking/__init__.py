@@ -55,7 +55,7 @@ class Identity:
     data_sha256: str
     """Of the ids, contents and labels of the videos behind the clips."""
     folds_sha256: str
-    """Of the fold file's bytes."""
+    """Of the fold assignment, as `fvc export_folds` publishes it."""
 
     @property
     def params_sha256(self) -> str:
