@@ -245,7 +245,7 @@ def test_too_few_groups_are_one_line(tmp_path: Path, videos: pl.DataFrame, messa
 
 def test_too_few_groups_for_a_single_division_are_one_line(tmp_path: Path) -> None:
     videos = corpus(0, num_groups=4)
-    with pytest.raises(FvcError, match="training, validation and test need 3"):
+    with pytest.raises(FvcError, match=r"training, validation and test need 3\. Add videos\."):
         run(tmp_path, index_of(videos), SINGLE)
 
 

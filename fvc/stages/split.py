@@ -1,4 +1,4 @@
-"""Divide the groups into a locked test and cross-validation folds, and audit the result."""
+"""Divide the groups into a locked test and folds, or a single division, and audit the result."""
 
 import sys
 from argparse import ArgumentParser
@@ -96,9 +96,9 @@ def check_groups(groups: Sequence[Profile], config: SplitConfig) -> None:
     if config.scheme == "single" or needed < 3:
         needed, why = 3, "training, validation and test need 3"
     for label in LABELS:
-        count = sum(profile.label == label for profile in groups)
-        if count < needed:
-            raise ValueError(f"{count} groups outside the locked test are mostly {label}; {why}")
+        found = sum(profile.label == label for profile in groups)
+        if found < needed:
+            raise ValueError(f"{found} groups outside the locked test are mostly {label}; {why}")
 
 
 def count(folds: pl.DataFrame) -> dict[str, Any]:
@@ -122,10 +122,10 @@ def check_labels(counts: Mapping[str, Any]) -> None:
     Raises:
         ValueError: The first such part is named.
     """
-    parts = {"the locked test": counts["locked"]}
+    counted = {"the locked test": counts["locked"]}
     for number, fold in enumerate(counts["folds"]):
-        parts |= {f"{part} of fold {number}": found for part, found in fold.items()}
-    for part, found in parts.items():
+        counted |= {f"{part} of fold {number}": found for part, found in fold.items()}
+    for part, found in counted.items():
         for label in LABELS:
             if not found[label]:
                 raise ValueError(f"{part} would hold no {label} video")
@@ -176,7 +176,7 @@ def run(params: Params, *, index: Path, folds: Path, summary: Path) -> None:
     """Read the index, divide it, audit the division, write it and its counts.
 
     Raises:
-        FvcError: The groups are too few, or the audit found a leak.
+        FvcError: The groups are too few, or the audit found a leak; nothing is written.
     """
     videos = INDEX.read(index)
     try:
@@ -185,7 +185,8 @@ def run(params: Params, *, index: Path, folds: Path, summary: Path) -> None:
         check_labels(counts)
     except ValueError as error:
         cause = f"its {videos['group'].n_unique()} groups cannot be divided: {error}"
-        remedy = "Shorten split.folds in params.yaml, or add videos"
+        several = params.split.scheme == "kfold"
+        remedy = "Shorten split.folds in params.yaml, or add videos" if several else "Add videos"
         raise FvcError(index, cause, remedy) from error
     try:
         audited = audit(divided, videos, params.index)
