@@ -1,5 +1,6 @@
 """`fvc <command>`: finds the command, fills in flags from dvc.yaml, prints an error as one line."""
 
+import errno
 import importlib
 import os
 import pkgutil
@@ -18,6 +19,8 @@ from fvc.errors import FvcError
 
 PIPELINE = Path("dvc.yaml")
 LOCKS = Path("work/locks")
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What may happen to any stage wherever it writes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(command, flags)
     except FvcError as error:
         sys.stderr.write(f"error: {error}\n")
+        return 1
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        cause = f"{error.filename or 'the disk'}: {error.strerror}"
+        sys.stderr.write(f"error: {cause}. Make it writable, free space, then run again.\n")
         return 1
 
 

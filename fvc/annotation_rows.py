@@ -58,6 +58,8 @@ def read_rows(source: Path, columns: Sequence[str], *, remedy: str) -> list[Row]
         content = source.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise FvcError(source, "is missing", remedy) from None
+    except OSError as error:
+        raise FvcError(source, f"cannot be read ({error.strerror})", remedy) from error
     # Spreadsheets put a byte order mark before the first column's name.
     lines = content.removeprefix(codecs.BOM_UTF8).splitlines() or [b""]
     try:

@@ -13,6 +13,7 @@ import polars as pl
 from jaxtyping import Float
 from sklearn.model_selection import StratifiedGroupKFold
 
+from fvc.groups import commonest
 from fvc.seeding import generator_for, seed_for
 
 SIZES = (3, 9, 27, 81)
@@ -43,16 +44,12 @@ def profiles(videos: pl.DataFrame) -> dict[str, Profile]:
         platforms[group][platform] += 1
     return {
         group: Profile(
-            label=_commonest(labels[group]),
-            platform=_commonest(platforms[group]),
+            label=commonest(labels[group]),
+            platform=commonest(platforms[group]),
             size=bisect_left(SIZES, labels[group].total()),
         )
         for group in sorted(labels)
     }
-
-
-def _commonest(counts: Mapping[str, int]) -> str:
-    return min(counts, key=lambda name: (-counts[name], name))
 
 
 def draw(groups: Mapping[str, Profile], share: float, seed: int) -> set[str]:
@@ -129,12 +126,12 @@ def _classes(videos: pl.DataFrame, num_parts: int) -> list[str]:
     commonest, and if that does not help, platforms of the label do not count.
     """
     coarser = videos.select("group", "label", "platform", of="platform")
-    commonest = {
-        label: _commonest(Counter(own["platform"]))
+    usual = {
+        label: commonest(Counter(own["platform"]))
         for (label,), own in coarser.group_by("label", maintain_order=True)
     }
     coarser = coarser.with_columns(
-        of=pl.when(_is_even(num_parts)).then("of").otherwise(pl.col("label").replace(commonest))
+        of=pl.when(_is_even(num_parts)).then("of").otherwise(pl.col("label").replace(usual))
     )
     coarser = coarser.with_columns(even=_is_even(num_parts))
     every = pl.col("even").all().over("label")

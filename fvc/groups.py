@@ -29,6 +29,11 @@ def _rank(node: str) -> tuple[int, str]:
     return len(node), node
 
 
+def commonest(counts: Mapping[str, int]) -> str:
+    """The name with the highest count; of equal ones, the first."""
+    return min(counts, key=lambda name: (-counts[name], name))
+
+
 def shared(values: Mapping[str, Iterable[str]]) -> list[tuple[str, str]]:
     """Link the nodes that share a value: each to the first node that has it."""
     first: dict[str, str] = {}

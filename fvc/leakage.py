@@ -8,6 +8,7 @@ import polars as pl
 
 from fvc.config import IndexConfig
 from fvc.fingerprint import near_duplicates
+from fvc.groups import commonest
 from fvc.records import part_in
 
 KEYS = ("group", "source_id", "sha256", "cascade_ids")
@@ -187,9 +188,5 @@ def guess_labels(training: pl.DataFrame, asked: pl.DataFrame) -> list[str]:
     guesses = []
     for cascades in asked["cascade_ids"].to_list():
         known = sum((table[name] for name in cascades if name in table), Counter[str]())
-        guesses.append(_commonest(known or everything))
+        guesses.append(commonest(known or everything))
     return guesses
-
-
-def _commonest(counts: Mapping[str, int]) -> str:
-    return min(counts, key=lambda label: (-counts[label], label))

@@ -5,18 +5,19 @@ worker took down with it. Here each worker has a pipe of its own, and holds one 
 """
 
 import errno
-import math
 import os
+import pickle
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from traceback import format_exception
 from typing import Any, Generic, Literal, TypeVar
 
 import psutil
@@ -32,6 +33,8 @@ Result = TypeVar("Result")
 MIB = 2**20
 OUT_OF_MEMORY = errno.ENOMEM
 """Exit code of a worker that gave up because it got no more memory."""
+START_S = 120.0
+"""A worker that has not said by then that it has started never will."""
 FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 """Exit codes of a worker that somebody else ended, such as the kernel when memory is short."""
 
@@ -42,8 +45,6 @@ class Failure:
 
     reason: Literal["timeout", "crashed"]
     detail: str
-    is_by_item: bool = True
-    """False where the worker was ended from outside, which says nothing about the item."""
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
@@ -55,6 +56,13 @@ class _Limits:
 
     timeout_s: float
     max_memory_mib: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Killed:
+    """A worker was ended from outside, which says nothing about its item."""
+
+    code: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +78,10 @@ class _Worker(Generic[Item]):
 
     process: BaseProcess
     pipe: Connection
+    deadline: float
+    """When it has had its time with the item, or to start, by the monotonic clock."""
     job: tuple[Item, ...] = ()
     """The item it has; none while it starts."""
-    deadline: float = math.inf
-    """When it has had its time with the item, by the monotonic clock."""
 
 
 def run_isolated(
@@ -87,7 +95,8 @@ def run_isolated(
     """Call a function on every item in separate processes, one per available core.
 
     A call that takes too long or takes its process down (FFmpeg can, on a
-    damaged file) yields a `Failure`. An `FvcError` or `VideoError` that the
+    damaged file) yields a `Failure`; an item whose worker was ended from outside
+    is tried once more before. An `FvcError` or `VideoError` that the
     function raises is yielded as the item's result; any other exception ends
     the run and is raised here.
 
@@ -103,6 +112,7 @@ def run_isolated(
     limits = _Limits(timeout_s, max_memory_mib)
     waiting, num_left = iter(items), len(items)
     workers: list[_Worker[Item]] = []
+    tried_again: list[Item] = []
     try:
         with tqdm(total=len(items), desc=description, unit="item") as progress:
             while num_left:
@@ -110,6 +120,11 @@ def run_isolated(
                     workers.append(_start(function, limits))
                 for worker in _attend(workers):
                     job, outcome = worker.job, _collect(worker, limits)
+                    if isinstance(outcome, _Killed):
+                        if job[0] not in tried_again:
+                            tried_again.append(job[0])
+                            waiting, job = chain(job, waiting), ()
+                        outcome = Failure("crashed", f"ended from outside twice ({outcome.code})")
                     # Before the caller gets its result, so that the worker never idles meanwhile.
                     if worker.process.exitcode is not None or not _assign(worker, waiting, limits):
                         _end(worker)
@@ -132,14 +147,14 @@ def _start(function: Callable[[Item], Any], limits: _Limits) -> _Worker[Item]:
     process.start()
     # While we held it open, the pipe of a dead worker would not end.
     theirs.close()
-    return _Worker(process, ours)
+    return _Worker(process, ours, time.monotonic() + max(limits.timeout_s, START_S))
 
 
 def _attend(workers: Sequence[_Worker[Item]]) -> list[_Worker[Item]]:
     """Wait for workers that have something to say, are dead, or have had their time."""
     left_s = max(min(worker.deadline for worker in workers) - time.monotonic(), 0)
     pipes = [worker.pipe for worker in workers]
-    heard = connection.wait(pipes, left_s if math.isfinite(left_s) else None)
+    heard = connection.wait(pipes, left_s)
     now = time.monotonic()
     return [worker for worker in workers if worker.pipe in heard or worker.deadline <= now]
 
@@ -149,6 +164,8 @@ def _collect(worker: _Worker[Item], limits: _Limits) -> Any:
     if not worker.pipe.poll():
         worker.process.kill()
         worker.process.join()
+        if not worker.job:
+            raise RuntimeError(f"a worker did not start within {START_S:g} s")
         return Failure("timeout", f"took longer than {limits.timeout_s:g} s")
     try:
         message = worker.pipe.recv()
@@ -161,14 +178,18 @@ def _collect(worker: _Worker[Item], limits: _Limits) -> Any:
     return message
 
 
-def _loss(worker: _Worker[Item], limits: _Limits) -> Failure:
+def _loss(worker: _Worker[Item], limits: _Limits) -> Failure | _Killed:
     code = worker.process.exitcode or 0
     if not worker.job:
         raise RuntimeError(f"a worker ended with code {code} before it had anything to do")
     if code == OUT_OF_MEMORY:
         limit = f" within {limits.max_memory_mib} MiB" if limits.max_memory_mib else ""
         return Failure("crashed", f"found no more memory{limit}")
-    return Failure("crashed", f"its process ended with code {code}", code not in FROM_OUTSIDE)
+    return (
+        _Killed(code)
+        if code in FROM_OUTSIDE
+        else Failure("crashed", f"its process ended with code {code}")
+    )
 
 
 def _assign(worker: _Worker[Item], waiting: Iterator[Item], limits: _Limits) -> bool:
@@ -211,9 +232,18 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], max_memory_mib: int
             os._exit(OUT_OF_MEMORY)
         except (FvcError, VideoError) as error:
             pipe.send(error)
-        except Exception as error:
-            pipe.send(_Raised(error))
+        except BaseException as error:
+            pipe.send(_Raised(_portable(error)))
             raise
+
+
+def _portable(error: BaseException) -> Exception:
+    """The error itself if it can be sent to another process and ends no more than a run there."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except (pickle.PicklingError, AttributeError, TypeError) as cause:
+        return RuntimeError(f"{''.join(format_exception(error))} (not sent as it is: {cause})")
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
 
 
 def _limit_memory(max_memory_mib: int) -> None:

@@ -27,8 +27,7 @@ class Sighting:
     """Relative to the videos folder."""
     size_bytes: int
     mtime_ns: int
-    ctime_ns: int
-    """Set by the kernel alone: it tells of a change after which the other time was set back."""
+    """Not the time of the last change of its status: DVC sets that one of every file it tracks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +47,7 @@ class Findings:
 def sight(videos: Path, path: str) -> Sighting:
     """Look at a file without reading it."""
     status = (videos / path).stat()
-    return Sighting(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Sighting(path, status.st_size, status.st_mtime_ns)
 
 
 def examine(file: Path, *, config: IndexConfig, probes: Path) -> Findings:

@@ -291,22 +291,6 @@ def test_a_lost_worker_costs_one_video(
     assert len(INDEX.read(tmp_path / "index.parquet")) == 6, "a limit was raised to no effect"
 
 
-def test_a_worker_that_was_killed_from_outside_is_not_the_files_fault(
-    corpus: Path, indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lose_all(_: Any, items: Sequence[Path], **__: object) -> Iterator[tuple[Path, object]]:
-        for item in items:
-            yield item, Failure("crashed", "its process ended with code -9", is_by_item=False)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(index, "run_isolated", lose_all)
-        run(corpus, tmp_path)
-    reasons = REJECTED.read(tmp_path / "rejected.csv")["reason"]
-    assert (reasons == "crashed").sum() == 9
-    run(corpus, tmp_path)
-    assert (tmp_path / "index.parquet").read_bytes() == (indexed / "index.parquet").read_bytes()
-
-
 def test_an_error_of_a_worker_is_not_swallowed(corpus: Path, indexed: Path, tmp_path: Path) -> None:
     copytree(indexed / "probes", tmp_path / "probes")
     kept = sorted((tmp_path / "probes").glob("*.json"))[0]

@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_a_dash_stands_for_an_underscore(
     for command in ("export-folds", "export_folds"):
         assert main([command, *flags]) == 1
         assert capsys.readouterr().err == "error: f: is missing. Run 'dvc repro split'.\n"
+
+
+def test_a_full_or_protected_disk_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "work/videos")
+
+    monkeypatch.setattr("fvc.stages.extract.main", refuse)
+    assert main(["extract"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: work/videos: Permission denied. Make it writable")
+    assert said.count("\n") == 1
 
 
 def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

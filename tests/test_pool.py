@@ -50,6 +50,25 @@ def end_from_outside(number: int) -> int:
     return number
 
 
+def end_first_from_outside(item: tuple[int, Path]) -> int:
+    number, mark = item
+    if number == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def fail_in_a_way_that_cannot_be_sent(number: int) -> int:
+    class LocalError(Exception):
+        pass
+
+    raise LocalError(f"no inverse of {number}")
+
+
+def leave(number: int) -> int:
+    sys.exit(f"no inverse of {number}")
+
+
 def allocate_without_end(number: int) -> int:
     hoard = []
     while number == 1:
@@ -119,10 +138,13 @@ def test_where_every_item_crashes_each_has_its_own_end() -> None:
     assert results == {number: Failure("crashed", detail) for number, detail in ends.items()}
 
 
-def test_a_worker_that_was_killed_says_nothing_about_its_item() -> None:
-    results = dict(run_isolated(end_from_outside, range(3), timeout_s=60.0, description="test"))
-    detail = f"its process ended with code -{signal.SIGKILL}"
-    assert results == {0: 0, 1: Failure("crashed", detail, is_by_item=False), 2: 2}
+def test_an_item_whose_worker_was_killed_is_tried_once_more(tmp_path: Path) -> None:
+    items = [(number, tmp_path / "been_here") for number in range(3)]
+    results = run_isolated(end_first_from_outside, items, timeout_s=60.0, description="test")
+    assert sorted(number for (number, _), _ in results) == [0, 1, 2]
+    assert (tmp_path / "been_here").exists()
+    lost = dict(run_isolated(end_from_outside, range(3), timeout_s=60.0, description="test"))
+    assert lost == {0: 0, 1: Failure("crashed", "ended from outside twice (-9)"), 2: 2}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what is allocated")
@@ -168,6 +190,12 @@ def test_unknown_errors_end_the_run() -> None:
     with pytest.raises(ZeroDivisionError, match="no inverse of 0") as raised:
         list(run_isolated(fail, [0], timeout_s=60.0, description="test"))
     assert "raised on 0" in "".join(raised.value.__notes__), "nobody learns on which item"
+
+
+@pytest.mark.parametrize("function", [fail_in_a_way_that_cannot_be_sent, leave])
+def test_nothing_that_python_raises_passes_for_a_crash(function: Any) -> None:
+    with pytest.raises(RuntimeError, match="no inverse of 0"):
+        list(run_isolated(function, [0], timeout_s=60.0, description="test"))
 
 
 class Counted(Sequence[int]):

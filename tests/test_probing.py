@@ -1,4 +1,3 @@
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -83,10 +82,8 @@ def test_a_file_that_stays_as_it_was_is_recalled_without_reading_it(tmp_path: Pa
     assert recall(config=other, probes=probes) == {}, "findings are taken for those of others"
     file.touch()
     assert sight(tmp_path, "one.mp4") not in known
-    before = twin.stat()
-    twin.write_bytes(twin.read_bytes()[:-1] + b"!")
-    os.utime(twin, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert sight(tmp_path, "two.mp4") not in known, "a change is hidden by a time set back"
+    twin.chmod(0o444)
+    assert sight(tmp_path, "two.mp4") in known, "what DVC does to files it tracks is taken for news"
 
 
 def test_a_lost_file_is_tried_again_within_other_limits_only(tmp_path: Path) -> None:

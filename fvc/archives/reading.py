@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+# The module inside fast-zip-decryption: importing that one by name would patch zipfile for all.
 from _zipdecrypter import StandardZipDecrypter
 from pyzipper import AESZipFile, BadZipFile
 from pyzipper.zipfile_aes import AESZipExtFile

@@ -1,5 +1,6 @@
 """Describe every video of the corpus: one row in the index, or one among the rejected."""
 
+import sys
 from argparse import ArgumentParser
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,6 +47,9 @@ REASONS = (
 """Every `reason` of rejected.csv. Beside the decoder's: annotated but not on disk, the
 reverse, a second file of one video, the three problems of labels, an annotation that
 names no video, and the two ways in which a worker is lost."""
+
+MAX_SHOWN = 3
+"""Of the rows without a title, on standard error; the summary counts them."""
 
 SUFFIXES = (".mp4", ".mkv", ".webm")
 """Of two files of one video in one subset, one that ends so is preferred."""
@@ -149,8 +153,7 @@ def probe_all(
             found = result
         else:
             raise result
-        if not isinstance(result, Failure) or result.is_by_item:
-            keep(found, sightings[waiting[file]], config=config, probes=probes)
+        keep(found, sightings[waiting[file]], config=config, probes=probes)
         findings[waiting[file]] = found
     refusals = {video_id: refusal_of(found, config) for video_id, found in findings.items()}
     rejections = [
@@ -275,7 +278,11 @@ def run(
     csv: Path,
     json: Path,
 ) -> None:
-    """Match, probe, group, and write the two tables, their counts, and the index as text."""
+    """Match, probe, group, and write the two tables, their counts, and the index as text.
+
+    Raises:
+        FvcError: An input is missing, or no video is usable; then the tables say why.
+    """
     annotated = read_annotations(annotations)
     on_disk, usable, rejections = match(list_files(videos), annotated)
     findings, refused = probe_all(usable, videos, params.index, probes)
@@ -288,7 +295,16 @@ def run(
     publishing.write_csv(csv, table)
     publishing.write_json_rows(json, table)
     REJECTED.write(rejected, REJECTED.frame([asdict(rejection) for rejection in rejections]))
-    write_json(summary, summarise(annotated, on_disk, groups, rejections))
+    counts = summarise(annotated, on_disk, groups, rejections)
+    write_json(summary, counts)
+    for row in annotated.untitled[:MAX_SHOWN]:
+        sys.stderr.write(f"index: {row}\n")
+    refused_for = ", ".join(f"{reason} {number}" for reason, number in counts["rejected"].items())
+    sys.stderr.write(f"index: {counts['videos']} usable videos in {counts['groups']} groups; ")
+    sys.stderr.write(f"{len(rejections)} rejected ({refused_for or 'nothing'})\n")
+    if not rows:
+        cause = f"holds no video, as none is usable; {rejected} has the reason of each"
+        raise FvcError(index, cause, "Compare data/annotations with what is in data/archives")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -101,9 +101,8 @@ def check_groups(groups: Sequence[Profile], config: SplitConfig) -> None:
             raise ValueError(f"{found} groups outside the locked test are mostly {label}; {why}")
 
 
-def count(folds: pl.DataFrame) -> dict[str, Any]:
+def count(folds: pl.DataFrame, numbers: Sequence[int]) -> dict[str, Any]:
     """Count groups and the videos of each label, in the locked test and each part of each fold."""
-    numbers = folds["fold"].drop_nulls().unique().sort().to_list()
     by_fold = [
         {part: _counts(folds.filter(part_in(number) == part)) for part in PARTS}
         for number in numbers
@@ -181,12 +180,12 @@ def run(params: Params, *, index: Path, folds: Path, summary: Path) -> None:
     videos = INDEX.read(index)
     try:
         divided = divide(videos, params.split, params.seed)
-        counts = count(divided)
+        counts = count(divided, params.split.folds)
         check_labels(counts)
     except ValueError as error:
         cause = f"its {videos['group'].n_unique()} groups cannot be divided: {error}"
-        several = params.split.scheme == "kfold"
-        remedy = "Shorten split.folds in params.yaml, or add videos" if several else "Add videos"
+        fewer = len(params.split.folds) > 2 and set(videos["label"]) == set(LABELS)
+        remedy = "Shorten split.folds in params.yaml, or add videos" if fewer else "Add videos"
         raise FvcError(index, cause, remedy) from error
     try:
         audited = audit(divided, videos, params.index)
