@@ -62,7 +62,8 @@ class IndexConfig(Section):
     fingerprint_max_frames: int
     """A longer video is fingerprinted at a lower rate."""
     fingerprint_distance: int
-    """Two frames match when at most so many of their 256 fingerprint bits differ."""
+    """Two frames match when at most so many of their 256 fingerprint bits differ; how this
+    and the share were chosen is in docs/protocol.md."""
     fingerprint_share: float
     """Two videos match when at least this share of the shorter one's frames matches."""
 

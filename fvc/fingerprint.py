@@ -1,24 +1,34 @@
-"""Perceptual fingerprints of videos, and the near-duplicates they find."""
+"""Perceptual fingerprints of videos: hashes of their frames that survive a repost."""
 
-from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8, UInt64
 
-FRAME_SIDE_PX = 64
+FRAME_SIDE_PX = 128
 """What `fingerprint` is meant for: hashes keep only the coarse structure of a frame."""
 HASH_SIDE = 16
-HASH_BYTES = HASH_SIDE * HASH_SIDE // 8
+HASH_BITS = HASH_SIDE * HASH_SIDE
+VIEWS = 2
+"""Hashes of a frame: of all of it, and of its middle, which is what a crop of it shows."""
+FRAME_BYTES = VIEWS * HASH_BITS // 8
+CROP_SHARE = 0.05
+"""Of either side, cut away all around to get the middle."""
 BAR_LEVEL = 32
 """A row or column that stays darker, noise and a logo's edge aside, is a bar."""
-BAR_QUANTILE = 0.98
+BAR_SHARE = 0.98
+PICTURE_LEVEL = 44
+PICTURE_SHARE = 0.4
+"""Of a row beside a bar with text in it that must be brighter than `PICTURE_LEVEL`."""
+MAX_BAR_SHARE = 0.4
+"""Of a side; a dark row further inside is no edge of a bar with text."""
 MIN_PICTURE_SHARE = 0.3
-"""Of either side; a darker video is taken as it is."""
+"""Of a side; a darker video is taken as it is."""
 MIN_CONTRAST = 8.0
 """Standard deviation of the grey levels below which a frame shows nothing to compare."""
-BLOCK_FRAMES = 512
-"""Frames compared with as many at once: their distances stay in the processor's cache."""
+
+Hashes = UInt64[np.ndarray, "_ 2 4"]
+"""The hashes of the frames of a video, first the whole frame, in four words each."""
 
 
 def fingerprint(frames: UInt8[np.ndarray, "F H W"]) -> bytes:
@@ -28,7 +38,7 @@ def fingerprint(frames: UInt8[np.ndarray, "F H W"]) -> bytes:
     their median, so it survives scaling, brightness and compression.
 
     Returns:
-        `HASH_BYTES` for each frame that is kept; nothing for a flat video.
+        `FRAME_BYTES` for each frame that is kept; nothing for a flat video.
 
     Source:
         The DCT hash of Zauner, "Implementation and Benchmarking of Perceptual
@@ -36,13 +46,32 @@ def fingerprint(frames: UInt8[np.ndarray, "F H W"]) -> bytes:
     """
     picture = remove_bars(frames)
     shown = picture[picture.std(axis=(1, 2)) >= MIN_CONTRAST]
-    height, width = shown.shape[1:]
-    coefficients = _cosines(height) @ shown.astype(np.float64) @ _cosines(width).T
-    flat = coefficients.reshape(len(shown), HASH_SIDE * HASH_SIDE)
+    return np.stack([_hash(shown), _hash(_middle(shown))], axis=1).tobytes()
+
+
+def unpack(value: bytes) -> Hashes:
+    """The hashes in a fingerprint."""
+    return np.frombuffer(value, dtype=np.uint64).reshape(-1, VIEWS, HASH_BITS // 64)
+
+
+def mirrored(hashes: UInt64[np.ndarray, "*N 4"]) -> UInt64[np.ndarray, "*N 4"]:
+    """The hashes of the same frames with left and right exchanged.
+
+    That turns the sign of each coefficient with an odd number of half waves
+    from left to right; its bit turns too, as the median is close to zero.
+    """
+    odd = np.tile(np.arange(HASH_SIDE) % 2 == 1, HASH_SIDE)
+    return hashes ^ np.packbits(odd).view(np.uint64)
+
+
+def _hash(frames: UInt8[np.ndarray, "F H W"]) -> UInt8[np.ndarray, "F B"]:
+    height, width = frames.shape[1:]
+    coefficients = _cosines(height) @ frames.astype(np.float64) @ _cosines(width).T
+    flat = coefficients.reshape(len(frames), HASH_BITS)
     bits = flat > np.median(flat[:, 1:], axis=1, keepdims=True)
-    # The mean brightness says nothing; without it a distance fits into one byte.
+    # The mean brightness says nothing.
     bits[:, 0] = False
-    return np.packbits(bits, axis=1).tobytes()
+    return np.packbits(bits, axis=1)
 
 
 @cache
@@ -52,88 +81,42 @@ def _cosines(length: int) -> Float[np.ndarray, "K L"]:
     return np.cos(np.pi * frequencies * (2 * np.arange(length) + 1) / (2 * length))
 
 
+def _middle(frames: UInt8[np.ndarray, "F H W"]) -> UInt8[np.ndarray, "F h w"]:
+    height, width = frames.shape[1:]
+    top, left = round(height * CROP_SHARE), round(width * CROP_SHARE)
+    return frames[:, top : height - top, left : width - left]
+
+
 def remove_bars(frames: UInt8[np.ndarray, "F H W"]) -> UInt8[np.ndarray, "F h w"]:
-    """Cut off the rows and columns at the borders that are black in all frames."""
-    rows = np.quantile(frames, BAR_QUANTILE, axis=(0, 2)) > BAR_LEVEL
-    columns = np.quantile(frames, BAR_QUANTILE, axis=(0, 1)) > BAR_LEVEL
-    return frames[:, _extent(rows), _extent(columns)]
+    """Cut off the bars at the borders that are black in all frames, but for text in them."""
+    for axis, others in ((1, (0, 2)), (2, (0, 1))):
+        dark = (frames <= BAR_LEVEL).mean(axis=others) >= BAR_SHARE
+        shown = (frames > PICTURE_LEVEL).mean(axis=others) >= PICTURE_SHARE
+        part = _picture(dark, shown)
+        frames = frames[:, part] if axis == 1 else frames[:, :, part]
+    return frames
 
 
-def _extent(shows: Bool[np.ndarray, " L"]) -> slice:
-    (places,) = np.nonzero(shows)
-    if not len(places) or np.ptp(places) + 1 < MIN_PICTURE_SHARE * len(shows):
-        return slice(None)
-    return slice(places[0], places[-1] + 1)
+def _picture(dark: Bool[np.ndarray, " L"], shown: Bool[np.ndarray, " L"]) -> slice:
+    """What lies between two bars, without text in them where too little would be left."""
+    length = len(dark)
+    for bar in (_bar_with_text, _plain_bar):
+        start, rest = bar(dark, shown), bar(dark[::-1], shown[::-1])
+        if length - start - rest >= MIN_PICTURE_SHARE * length:
+            return slice(start, length - rest)
+    return slice(None)
 
 
-def near_duplicates(
-    fingerprints: Sequence[bytes], *, max_distance: int, min_share: float
-) -> list[tuple[int, int]]:
-    """Find the pairs of videos whose frames look alike, as positions in `fingerprints`.
+def _plain_bar(dark: Bool[np.ndarray, " L"], _: Bool[np.ndarray, " L"]) -> int:
+    return len(dark) if dark.all() else int(dark.argmin())
 
-    A frame matches a video when the nearest of its frames differs in at most
-    `max_distance` bits. Two videos match when at least `min_share` of the
-    shorter one's frames match the other. A video without frames matches none.
 
-    Cost: all pairs of frames, 32 bytes each, in blocks.
+def _bar_with_text(dark: Bool[np.ndarray, " L"], shown: Bool[np.ndarray, " L"]) -> int:
+    """Where the last dark row ends that has the picture right behind it.
+
+    Bar and picture may mix in the row between. Night scenes have no such
+    edge: they fade.
     """
-    kept = [place for place, value in enumerate(fingerprints) if value]
-    hashes = [_unpacked(fingerprints[place]) for place in kept]
-    blocks = list(_blocks([len(frames) for frames in hashes]))
-    pairs = []
-    for start_a, end_a in blocks:
-        for start_b, end_b in blocks:
-            if start_b < start_a:
-                continue
-            shares = match_shares(hashes[start_a:end_a], hashes[start_b:end_b], max_distance)
-            found = np.argwhere(shares >= min_share)
-            pairs += [(kept[start_a + a], kept[start_b + b]) for a, b in found.tolist()]
-    return sorted({(a, b) for a, b in pairs if a < b})
-
-
-def _unpacked(value: bytes) -> UInt64[np.ndarray, "F 4"]:
-    return np.frombuffer(value, dtype=np.uint64).reshape(-1, HASH_BYTES // 8)
-
-
-def _blocks(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ranges of whole videos with about `BLOCK_FRAMES` frames each."""
-    start, frames = 0, 0
-    for place, length in enumerate(lengths):
-        if place > start and frames + length > BLOCK_FRAMES:
-            yield start, place
-            start, frames = place, 0
-        frames += length
-    if start < len(lengths):
-        yield start, len(lengths)
-
-
-def match_shares(
-    left: Sequence[UInt64[np.ndarray, "_ 4"]],
-    right: Sequence[UInt64[np.ndarray, "_ 4"]],
-    max_distance: int,
-) -> Float[np.ndarray, "L R"]:
-    """Share of the shorter video's frames that match the other, for every pair of videos.
-
-    Args:
-        left: Hashes of the frames of L videos, none without frames.
-        right: The same of R videos.
-        max_distance: Most bits in which matching frames differ.
-    """
-    frames_left, frames_right = np.concatenate(left), np.concatenate(right)
-    distances = np.zeros((len(frames_left), len(frames_right)), dtype=np.uint8)
-    for word in range(frames_left.shape[1]):
-        distances += np.bitwise_count(frames_left[:, None, word] ^ frames_right[None, :, word])
-    alike = distances <= max_distance
-    lengths_left = np.array([len(frames) for frames in left])
-    lengths_right = np.array([len(frames) for frames in right])
-    starts_left = np.cumsum(lengths_left) - lengths_left
-    starts_right = np.cumsum(lengths_right) - lengths_right
-    matched_left = np.add.reduceat(
-        np.logical_or.reduceat(alike, starts_right, axis=1), starts_left, axis=0, dtype=np.int64
-    )
-    matched_right = np.add.reduceat(
-        np.logical_or.reduceat(alike, starts_left, axis=0), starts_right, axis=1, dtype=np.int64
-    )
-    left_is_shorter = lengths_left[:, None] <= lengths_right[None, :]
-    shorter = np.minimum(lengths_left[:, None], lengths_right[None, :])
-    return np.where(left_is_shorter, matched_left, matched_right) / shorter
+    rows = np.arange(min(int(MAX_BAR_SHARE * len(dark)), len(dark) - 2))
+    edges = np.flatnonzero(dark[rows] & shown[rows + 2])
+    return max(_plain_bar(dark, shown), int(edges[-1]) + 1 if len(edges) else 0)

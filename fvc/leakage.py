@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from fvc.config import IndexConfig
-from fvc.fingerprint import near_duplicates
 from fvc.groups import commonest
+from fvc.near_duplicates import near_duplicates
 from fvc.records import part_in
 
 KEYS = ("group", "source_id", "sha256", "cascade_ids")
@@ -120,12 +120,12 @@ def _lookalikes(
     index: pl.DataFrame, places: Mapping[str, str], config: IndexConfig
 ) -> list[tuple[str, str]]:
     names, fingerprints = index["video_id"].to_list(), index["fingerprint"].to_list()
-    pairs = near_duplicates(
+    matches = near_duplicates(
         fingerprints,
         max_distance=config.fingerprint_distance,
         min_share=config.fingerprint_share,
     )
-    named = [sorted((names[one], names[other])) for one, other in pairs]
+    named = [sorted((names[match.one], names[match.other])) for match in matches]
     return sorted(
         (f"{one} ({places[one]})", f"{other} ({places[other]})")
         for one, other in named

@@ -113,6 +113,24 @@ REJECTED = Table(
 )
 """One row per annotated or present video that is not in the index."""
 
+NEAR_DUPLICATES = Table(
+    stage="index",
+    columns=pl.Schema(
+        {
+            "video_id": pl.String(),
+            "other_video_id": pl.String(),
+            "cascade_ids": pl.String(),
+            "other_cascade_ids": pl.String(),
+            "share": pl.Float64(),
+            "distance": pl.Float64(),
+        }
+    ),
+    sort_by=("video_id", "other_video_id"),
+)
+"""One row per pair of near-duplicates that share no cascade, of which each has its own, set
+apart by spaces. `share` is that of the shorter video's frames that match, `distance` the
+median number of bits in which they differ."""
+
 FOLDS = Table(
     stage="split",
     columns=pl.Schema(

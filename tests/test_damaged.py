@@ -196,6 +196,7 @@ def run(root: Path, params: Any = LIMITED) -> tuple[pl.DataFrame, pl.DataFrame]:
         probes=root / "probes",
         index=root / "index.parquet",
         rejected=root / "rejected.csv",
+        near_duplicates=root / "near_duplicates.csv",
         summary=root / "index.json",
         csv=root / "index.csv",
         json=root / "index_rows.json",

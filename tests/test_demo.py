@@ -18,6 +18,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from fvc.addresses import parse_url
 from fvc.annotations import locate, platforms_by_id, read_annotations
+from fvc.config import load_params
 from fvc.demo.corpus import write_corpus
 from fvc.demo.footage import Camera
 from fvc.demo.manipulations import IN_SPACE, IN_TIME
@@ -28,10 +29,12 @@ from fvc.demo.reposts import EDITS, timeline
 from fvc.demo.scenes import Scene
 from fvc.demo.specifications import Encoding, Footage, Plan, Video
 from fvc.errors import FvcError
-from fvc.fingerprint import fingerprint, near_duplicates
+from fvc.fingerprint import FRAME_SIDE_PX, fingerprint
+from fvc.near_duplicates import near_duplicates
 from fvc.stages import demo
 
 SEEDS = range(3)
+INDEX = load_params(Path(__file__).parents[1] / "params.yaml").index
 
 
 @pytest.fixture(scope="module")
@@ -288,16 +291,21 @@ def test_a_slower_copy_lasts_as_long() -> None:
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_fingerprints_join_copies_and_never_two_cascades(seed: int) -> None:
     usable = plan(64, seed).usable[::2]
+    side = (FRAME_SIDE_PX, FRAME_SIDE_PX)
     prints = []
     for copy in usable:
         numbers, _ = timeline(replace(copy, variable_rate=False))
         two_per_s = numbers[:: round(copy.fps / 2)][:12]
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_of(copy, two_per_s)]
-        small = [cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA) for frame in grey]
+        small = [cv2.resize(frame, side, interpolation=cv2.INTER_AREA) for frame in grey]
         prints.append(fingerprint(np.stack(small)))
     names = [copy.footage.cascade_id for copy in usable]
-    found = near_duplicates(prints, max_distance=75, min_share=0.5)
-    assert all(names[a] == names[b] for a, b in found), "two cascades would become one group"
+    found = near_duplicates(
+        prints, max_distance=INDEX.fingerprint_distance, min_share=INDEX.fingerprint_share
+    )
+    assert all(names[match.one] == names[match.other] for match in found), (
+        "two cascades would become one group"
+    )
     related = [(a, b) for b in range(len(names)) for a in range(b) if names[a] == names[b]]
     assert len(found) > 0.5 * len(related), "copies are no near-duplicates"
 

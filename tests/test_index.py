@@ -24,7 +24,7 @@ from fvc.encoding import encode
 from fvc.errors import FvcError
 from fvc.files import read_json, sha256_of_file
 from fvc.pool import Failure
-from fvc.records import INDEX, REJECTED
+from fvc.records import INDEX, NEAR_DUPLICATES, REJECTED
 from fvc.stages import index
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +112,7 @@ def run(corpus: Path, out: Path, **changes: Any) -> None:
         probes=out / "probes",
         index=out / "index.parquet",
         rejected=out / "rejected.csv",
+        near_duplicates=out / "near_duplicates.csv",
         summary=out / "index.json",
         csv=out / "index.csv",
         json=out / "index_rows.json",
@@ -199,6 +200,21 @@ def test_the_published_index_is_the_index(indexed: Path) -> None:
         assert bytes.fromhex(row["fingerprint"]) == expected["fingerprint"]
         assert float(row["duration_s"]) == expected["duration_s"]
         assert row["sha256"] == expected["sha256"]
+
+
+def test_near_duplicates_across_cascades_are_listed_with_their_distance(indexed: Path) -> None:
+    """Not those of `r1` and `r2`, which share a video and look different."""
+    table = NEAR_DUPLICATES.read(indexed / "near_duplicates.csv")
+    rows = {(row[0], row[1]): row[2:] for row in table.iter_rows()}
+    assert rows.keys() == {
+        ("facebook_1001", "facebook_1002"),
+        ("facebook_1001", "youtube_original_01"),
+        ("facebook_1002", "youtube_original_01"),
+    }
+    assert rows["facebook_1002", "youtube_original_01"] == ("f11", "f9", 1.0, 0.0), "equal bytes"
+    *cascades, share, distance = rows["facebook_1001", "youtube_original_01"]
+    assert (cascades, share) == (["f10", "f9"], 1.0)
+    assert 0 < distance <= PARAMS.index.fingerprint_distance
 
 
 def test_counts_add_up(indexed: Path) -> None:
@@ -312,6 +328,7 @@ def test_annotations_without_their_columns_are_one_line(
     flags = ["--videos", corpus / "videos", "--annotations", tmp_path, "--probes", tmp_path / "p"]
     flags += ["--index", tmp_path / "i", "--rejected", tmp_path / "r", "--summary", tmp_path / "s"]
     flags += ["--csv", tmp_path / "c", "--json", tmp_path / "j"]
+    flags += ["--near-duplicates", tmp_path / "n"]
     assert main(["index", *map(str, flags)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path}/FVC.csv: has no column cascade_id, label")
@@ -319,14 +336,20 @@ def test_annotations_without_their_columns_are_one_line(
 
 
 NUM_VIDEOS = 36
-OUTPUTS = ("index.parquet", "rejected.csv", "index.json", "index.csv", "index_rows.json")
+OUTPUTS = {
+    "--index": "index.parquet",
+    "--rejected": "rejected.csv",
+    "--near-duplicates": "near_duplicates.csv",
+    "--summary": "index.json",
+    "--csv": "index.csv",
+    "--json": "index_rows.json",
+}
 
 
 def start_index(corpus: Path, out: Path) -> subprocess.Popen[str]:
     flags = ["--params", ROOT / "params.yaml", "--videos", corpus / "videos"]
     flags += ["--annotations", corpus / "annotations", "--probes", out / "probes"]
-    names = zip(("--index", "--rejected", "--summary", "--csv", "--json"), OUTPUTS, strict=True)
-    flags += [part for flag, name in names for part in (flag, out / name)]
+    flags += [part for flag, name in OUTPUTS.items() for part in (flag, out / name)]
     out.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-m", "fvc", "index", *map(str, flags)],
@@ -391,7 +414,7 @@ def test_killed_at_any_moment_the_next_run_repeats_nothing_and_ends_the_same(
         left = NUM_VIDEOS - len(kept)
         assert f" {left}/{left} " in said or not left, "a finished file was given to a worker"
         assert kept_probes(out).items() >= kept.items(), "a finished file was probed again"
-        for name in OUTPUTS:
+        for name in OUTPUTS.values():
             undisturbed = (tmp_path / "undisturbed" / name).read_bytes()
             assert (out / name).read_bytes() == undisturbed, name
     assert killed >= 8, "most runs had ended before they were killed"

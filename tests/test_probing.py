@@ -10,7 +10,7 @@ from fvc import probing
 from fvc.config import load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
-from fvc.fingerprint import HASH_BYTES
+from fvc.fingerprint import FRAME_BYTES
 from fvc.probing import CODE, examine, keep, lost, recall, sight
 
 CONFIG = load_params(ROOT / "params.yaml").index
@@ -30,7 +30,7 @@ def test_a_video_is_described(tmp_path: Path) -> None:
     assert found.info is not None
     assert (found.info.width, found.info.height, found.info.frames) == (128, 96, 10)
     assert found.size_bytes == file.stat().st_size
-    assert len(found.fingerprint) == 2 * HASH_BYTES, "one second at two frames per second"
+    assert len(found.fingerprint) == 2 * FRAME_BYTES, "one second at two frames per second"
     assert found.refusal is None
 
 

@@ -118,6 +118,7 @@ INDEX_FLAGS = (
     *("--videos", "videos", "--annotations", "annotations", "--probes", "probes"),
     *("--index", "index.parquet", "--rejected", "rejected.csv", "--summary", "index.json"),
     *("--csv", "index.csv", "--json", "index_rows.json"),
+    *("--near-duplicates", "near_duplicates.csv"),
 )
 SPLIT_FLAGS = ("--index", "index.parquet", "--folds", "folds.parquet", "--summary", "split.json")
 
@@ -143,12 +144,12 @@ def test_the_whole_corpus_is_indexed_and_divided_in_little_time_and_memory(
     for seed in range(20):
         leaks = find_leaks(divide(table, PARAMS.split, seed), faceless, PARAMS.index)
         assert not leaks, f"seed {seed}: {leaks[0]}"
-    before = {path: path.stat().st_mtime_ns for path in (corpus / "probes").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (corpus / "probes").glob("*.json")}
     add_video(corpus)
     said, line = run_measured(corpus, "index", *INDEX_FLAGS)
     lines.append(f"one more video, {line}")
     assert " 1/1 " in said, "more than the new file was read"
-    after = {path: path.stat().st_mtime_ns for path in (corpus / "probes").iterdir()}
+    after = {path: path.stat().st_mtime_ns for path in (corpus / "probes").glob("*.json")}
     assert len(after) == len(before) + 1
     assert after.items() >= before.items(), "a file was probed again"
     assert len(INDEX.read(corpus / "index.parquet")) == len(table) + 1

@@ -25,11 +25,12 @@ from fvc.annotations import (
 from fvc.config import IndexConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.files import write_json
-from fvc.fingerprint import near_duplicates
 from fvc.groups import connected, shared
+from fvc.near_duplicates import Match
+from fvc.near_duplicates import near_duplicates as find_near_duplicates
 from fvc.pool import Failure, run_isolated
 from fvc.probing import Findings, examine, keep, lost, recall, sight
-from fvc.records import INDEX, REJECTED
+from fvc.records import INDEX, NEAR_DUPLICATES, REJECTED
 from fvc.video import REASONS as VIDEO_REASONS
 
 REASONS = (
@@ -50,6 +51,9 @@ names no video, and the two ways in which a worker is lost."""
 
 MAX_SHOWN = 3
 """Of the rows without a title, on standard error; the summary counts them."""
+
+KEPT_MATCHES = "matches"
+"""Folder beside the findings in which the search for near-duplicates keeps what it found."""
 
 SUFFIXES = (".mp4", ".mkv", ".webm")
 """Of two files of one video in one subset, one that ends so is preferred."""
@@ -175,24 +179,52 @@ def refusal_of(findings: Findings, config: IndexConfig) -> tuple[str, str] | Non
 
 
 def name_groups(
-    findings: Mapping[str, Findings], annotations: Annotations, config: IndexConfig
+    findings: Mapping[str, Findings], annotations: Annotations, matches: Iterable[Match]
 ) -> dict[str, str]:
     """Map each video to its group, named after the smallest cascade in it.
 
     Videos that are annotated and cannot be used still tie cascades together.
+
+    Args:
+        findings: Of all usable videos.
+        annotations: All of them.
+        matches: The near-duplicates, as positions in `findings`.
     """
     order = list(findings)
-    pairs = near_duplicates(
-        [findings[video_id].fingerprint for video_id in order],
-        max_distance=config.fingerprint_distance,
-        min_share=config.fingerprint_share,
-    )
     links = [(video_id, video_id) for video_id in order]
     links += ties(annotations)
     links += shared({video_id: [found.sha256] for video_id, found in findings.items()})
-    links += [(order[one], order[other]) for one, other in pairs]
+    links += [(order[match.one], order[match.other]) for match in matches]
     names = connected(links)
     return {video_id: names[video_id] for video_id in order}
+
+
+def rows_across(
+    matches: Iterable[Match], order: Sequence[str], videos: Mapping[str, AnnotatedVideo]
+) -> list[dict[str, object]]:
+    """List the near-duplicates that no cascade has together: what only their look says.
+
+    Args:
+        matches: As positions in `order`.
+        order: Video ids.
+        videos: The annotations of at least these.
+    """
+    rows: list[dict[str, object]] = []
+    for match in matches:
+        pair = sorted((order[match.one], order[match.other]))
+        one, other = (videos[video_id].cascades for video_id in pair)
+        if not one & other:
+            rows.append(
+                {
+                    "video_id": pair[0],
+                    "other_video_id": pair[1],
+                    "cascade_ids": " ".join(sorted(one)),
+                    "other_cascade_ids": " ".join(sorted(other)),
+                    "share": match.share,
+                    "distance": match.distance,
+                }
+            )
+    return rows
 
 
 def index_rows(
@@ -274,11 +306,12 @@ def run(
     probes: Path,
     index: Path,
     rejected: Path,
+    near_duplicates: Path,
     summary: Path,
     csv: Path,
     json: Path,
 ) -> None:
-    """Match, probe, group, and write the two tables, their counts, and the index as text.
+    """Match, probe, group, and write the tables, their counts, and the index as text.
 
     Raises:
         FvcError: An input is missing, or no video is usable; then the tables say why.
@@ -287,13 +320,21 @@ def run(
     on_disk, usable, rejections = match(list_files(videos), annotated)
     findings, refused = probe_all(usable, videos, params.index, probes)
     rejections += refused
-    groups = name_groups(findings, annotated, params.index)
+    found = find_near_duplicates(
+        [each.fingerprint for each in findings.values()],
+        max_distance=params.index.fingerprint_distance,
+        min_share=params.index.fingerprint_share,
+        known=probes / KEPT_MATCHES,
+    )
+    groups = name_groups(findings, annotated, found)
     rows = index_rows(findings, usable, annotated.videos, groups)
     INDEX.write(index, INDEX.frame(rows))
     # Of what was written, so that all three have the same rows in the same order.
     table = INDEX.read(index)
     publishing.write_csv(csv, table)
     publishing.write_json_rows(json, table)
+    across = rows_across(found, list(findings), annotated.videos)
+    NEAR_DUPLICATES.write(near_duplicates, NEAR_DUPLICATES.frame(across))
     REJECTED.write(rejected, REJECTED.frame([asdict(rejection) for rejection in rejections]))
     counts = summarise(annotated, on_disk, groups, rejections)
     write_json(summary, counts)
@@ -313,9 +354,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--videos", type=Path, required=True, help="read: the unpacked files")
     parser.add_argument("--annotations", type=Path, required=True, help="read: FVC.csv and more")
-    parser.add_argument("--probes", type=Path, required=True, help="kept: findings per file")
+    parser.add_argument(
+        "--probes", type=Path, required=True, help="kept: what files are and which match"
+    )
     parser.add_argument("--index", type=Path, required=True, help="written: one row per video")
     parser.add_argument("--rejected", type=Path, required=True, help="written: the other videos")
+    parser.add_argument(
+        "--near-duplicates", type=Path, required=True, help="written: matches across cascades"
+    )
     parser.add_argument("--summary", type=Path, required=True, help="written: counts")
     parser.add_argument("--csv", type=Path, required=True, help="written: the index as CSV")
     parser.add_argument("--json", type=Path, required=True, help="written: the index as JSON")
