@@ -286,6 +286,17 @@ def summarise(
     }
 
 
+def say(annotations: Annotations, counts: Mapping[str, Any]) -> None:
+    """Tell on standard error what came out."""
+    for row in annotations.untitled[:MAX_SHOWN]:
+        sys.stderr.write(f"index: {row}\n")
+    refused_for = ", ".join(f"{reason} {number}" for reason, number in counts["rejected"].items())
+    sys.stderr.write(
+        f"index: {counts['videos']} usable videos in {counts['groups']} groups; "
+        f"rejected: {refused_for or 'nothing'}\n"
+    )
+
+
 def list_files(videos: Path) -> list[str]:
     """The files under a folder, as sorted relative paths.
 
@@ -338,11 +349,7 @@ def run(
     REJECTED.write(rejected, REJECTED.frame([asdict(rejection) for rejection in rejections]))
     counts = summarise(annotated, on_disk, groups, rejections)
     write_json(summary, counts)
-    for row in annotated.untitled[:MAX_SHOWN]:
-        sys.stderr.write(f"index: {row}\n")
-    refused_for = ", ".join(f"{reason} {number}" for reason, number in counts["rejected"].items())
-    sys.stderr.write(f"index: {counts['videos']} usable videos in {counts['groups']} groups; ")
-    sys.stderr.write(f"{len(rejections)} rejected ({refused_for or 'nothing'})\n")
+    say(annotated, counts)
     if not rows:
         cause = f"holds no video, as none is usable; {rejected} has the reason of each"
         raise FvcError(index, cause, "Compare data/annotations with what is in data/archives")
