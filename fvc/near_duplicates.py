@@ -125,11 +125,13 @@ def _search(
                     np.concatenate([videos[place][: looked_for[place]] for place in block]),
                     np.repeat(block, [looked_for[place] for place in block]),
                 )
-                for one, other in _meetings(asked, told, max_distance):
-                    matching = compare(videos[one], videos[other], max_distance)
-                    if len(matching) >= _needed(lengths[one], min_share):
-                        share = len(matching) / lengths[one]
-                        found[one, other] = (share, float(np.median(matching)))
+                for one, others in _meetings(asked, told, max_distance):
+                    met = [videos[other] for other in others]
+                    matching = compare(videos[one], met, max_distance)
+                    for other, bits in zip(others, matching, strict=True):
+                        if len(bits) >= _needed(lengths[one], min_share):
+                            share = len(bits) / lengths[one]
+                            found[one, other] = (share, float(np.median(bits)))
                 progress.update(len(asked.owner))
     return found
 
@@ -146,39 +148,50 @@ def _blocks(places: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]
         yield block
 
 
-def _meetings(asked: _Frames, told: _Frames, max_distance: int) -> list[tuple[int, int]]:
-    """Pairs of a video and a later one of which a frame is near one of its own."""
+def _meetings(asked: _Frames, told: _Frames, max_distance: int) -> Iterator[tuple[int, list[int]]]:
+    """Each video with the later ones of which a frame is near one of its own."""
     later = np.searchsorted(told.owner, asked.owner[0], side="right")
     whole, middle, owner = told.hashes[later:, 0], told.hashes[later:, 1], told.owner[later:]
     if not len(owner):
-        return []
+        return
     views = (asked.hashes[:, 0], asked.hashes[:, 1], mirrored(asked.hashes[:, 0]))
-    count = owner[-1] + 1
-    met = []
+    ones, row = np.unique(asked.owner, return_inverse=True)
+    # Hits are many more than pairs: marking them is ten times as fast as sorting them.
+    met = np.zeros((len(ones), int(owner[-1]) + 1), dtype=bool)
     for codes, looked_for in ((whole, views), (middle, views[:1])):
         index = faiss.IndexBinaryFlat(HASH_BITS)
         index.add(_codes(codes))
         for view in looked_for:
             # The radius is the first distance that is too far.
             limits, _, hits = index.range_search(_codes(view), max_distance + 1)
-            asking = np.repeat(asked.owner, np.diff(limits).astype(np.int64))
-            met.append(np.unique(asking * count + owner[hits]))
-    ones, others = np.divmod(np.unique(np.concatenate(met)), count)
-    return [
-        (one, other)
-        for one, other in zip(ones.tolist(), others.tolist(), strict=True)
-        if one < other
-    ]
+            met[np.repeat(row, np.diff(limits).astype(np.int64)), owner[hits]] = True
+    for one, marks in zip(ones.tolist(), met, strict=True):
+        others = np.flatnonzero(marks[one + 1 :]) + one + 1
+        if len(others):
+            yield one, others.tolist()
 
 
 def _codes(hashes: UInt64[np.ndarray, "F 4"]) -> UInt8[np.ndarray, "F 32"]:
     return np.ascontiguousarray(hashes).view(np.uint8)
 
 
-def compare(one: Hashes, other: Hashes, max_distance: int) -> UInt16[np.ndarray, " M"]:
-    """Distances of the frames of one video that match the other, each to the nearest frame."""
-    nearest = distances(one, other).min(axis=1)
-    return nearest[nearest <= max_distance]
+def compare(
+    one: Hashes, others: Sequence[Hashes], max_distance: int
+) -> Iterator[UInt16[np.ndarray, " M"]]:
+    """For each of other videos, how far the frames of one that match it are from their nearest.
+
+    Args:
+        one: At least one frame.
+        others: Each with at least one frame.
+        max_distance: Most bits in which matching frames differ.
+    """
+    lengths = [len(other) for other in others]
+    for some in _blocks(range(len(others)), lengths):
+        starts = np.cumsum([0, *(lengths[place] for place in some[:-1])])
+        told = np.concatenate([others[place] for place in some])
+        nearest = np.minimum.reduceat(distances(one, told), starts, axis=1)
+        for column in nearest.T:
+            yield column[column <= max_distance]
 
 
 def distances(one: Hashes, other: Hashes) -> UInt16[np.ndarray, "F G"]:
