@@ -370,7 +370,8 @@ def compare_with_whole_frames(title: str, scores: Scores, videos: Sequence[Video
     ours = print_report(scores, share, bits)
     alone = float(np.mean(scored(videos, whole_frames)["copies"][share] <= bits))
     missed = f"{1 - alone:.4f} of the copies missed by whole frames alone, {1 - ours:.4f} by ours"
-    print(f"{title}: {missed}, ratio {(1 - alone) / max(1 - ours, 1e-9):.1f}")
+    ratio = f"ratio {(1 - alone) / (1 - ours):.1f}" if ours < 1 else "none is missed by ours"
+    print(f"{title}: {missed}, {ratio}")
 
 
 def made_fingerprints(num_videos: int, num_frames: int) -> list[bytes]:
