@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from jaxtyping import UInt8
 
+from fvc.archives import read_members, unpack
 from fvc.config import ClipsConfig, load_params
 from fvc.encoding import encode
 from fvc.pool import run_isolated
@@ -27,6 +28,8 @@ LIMITED = replace(PARAMS, index=replace(PARAMS.index, max_memory_mib=512, timeou
 CLIPS = ClipsConfig(num_clips=2, num_frames=4, side_px=32, timeout_s=60.0)
 # A folder beside the repository, of broken and unusual files.
 SHARED = Path(__file__).parents[2] / "shared" / "damaged"
+REAL = Path(__file__).parents[2] / "shared" / "corpus" / "archives" / "FVC1.zip"
+REAL_PASSWORD = "fake-video-corpus"
 
 # Two bytes each even in Matroska, so that other sizes need no more room.
 WIDTH, HEIGHT = 272, 304
@@ -249,6 +252,22 @@ def test_hundreds_of_damaged_files_are_accounted_for(
     monkeypatch.setattr(index, "run_isolated", nothing_to_do)
     run(tmp_path)
     assert [(tmp_path / name).read_bytes() for name in names] == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is absent")
+def test_hundreds_of_damaged_real_files_are_accounted_for(tmp_path: Path) -> None:
+    small = (member for member in read_members(REAL) if member.size_bytes > 40_000)
+    members = sorted(small, key=lambda member: member.size_bytes)[:14]
+    unpack(members, tmp_path / "real", password=REAL_PASSWORD, progress=lambda _: None)
+    damaged: list[Damaged] = []
+    for member in members:
+        whole = (tmp_path / "real" / member.name).read_bytes()
+        for damage in (truncated, flipped, of_endless_duration):
+            damaged += damage(member.name, whole)
+    assert len(damaged) >= 300
+    ends = check(tmp_path / "corpus", damaged)
+    assert {"usable", "truncated"} <= {*ends.values()}
 
 
 @pytest.mark.parametrize(

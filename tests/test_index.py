@@ -404,7 +404,7 @@ def test_killed_at_any_moment_the_next_run_repeats_nothing_and_ends_the_same(
     assert f" {NUM_VIDEOS}/{NUM_VIDEOS} " in said
     generator = np.random.default_rng(0)
     killed = 0
-    for attempt in range(10):
+    for attempt in range(30):
         out = tmp_path / f"killed_{attempt}"
         killed += kill_index(tmp_path, out, generator, whole=attempt % 2 == 0) == -signal.SIGKILL
         kept = kept_probes(out)
@@ -417,4 +417,6 @@ def test_killed_at_any_moment_the_next_run_repeats_nothing_and_ends_the_same(
         for name in OUTPUTS.values():
             undisturbed = (tmp_path / "undisturbed" / name).read_bytes()
             assert (out / name).read_bytes() == undisturbed, name
-    assert killed >= 8, "most runs had ended before they were killed"
+        if killed == 10:
+            break
+    assert killed == 10, "most runs had ended before they were killed"
