@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
@@ -44,7 +45,9 @@ class Lookup:
     """The test videos of known cascades, each with a training video."""
 
 
-def find_leaks(folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig) -> list[Leak]:
+def find_leaks(
+    folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig, *, matches: Path | None = None
+) -> list[Leak]:
     """Compare the places of all videos that belong together; in a clean split they are equal.
 
     Equal places (locked or not, the fold that tests, the folds that validate)
@@ -54,6 +57,7 @@ def find_leaks(folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig) ->
         folds: A `FOLDS` table.
         index: The `INDEX` table that it divides.
         config: Which fingerprints are near-duplicates.
+        matches: Folder in which searches for near-duplicates keep what they found.
 
     Returns:
         One leak for each key, value and place but the first, and one for each
@@ -71,7 +75,7 @@ def find_leaks(folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig) ->
     places = dict(folds.select("video_id", _place()).iter_rows())
     return [leak for key in KEYS for leak in _shared(key, index, places)] + [
         Leak("fingerprint", f"within {config.fingerprint_distance} bits", *named)
-        for named in _lookalikes(index, places, config)
+        for named in _lookalikes(index, places, config, matches)
     ]
 
 
@@ -117,15 +121,16 @@ def _shared(key: str, index: pl.DataFrame, places: Mapping[str, str]) -> list[Le
 
 
 def _lookalikes(
-    index: pl.DataFrame, places: Mapping[str, str], config: IndexConfig
+    index: pl.DataFrame, places: Mapping[str, str], config: IndexConfig, matches: Path | None
 ) -> list[tuple[str, str]]:
     names, fingerprints = index["video_id"].to_list(), index["fingerprint"].to_list()
-    matches = near_duplicates(
+    found = near_duplicates(
         fingerprints,
         max_distance=config.fingerprint_distance,
         min_share=config.fingerprint_share,
+        known=matches,
     )
-    named = [sorted((names[match.one], names[match.other])) for match in matches]
+    named = [sorted((names[match.one], names[match.other])) for match in found]
     return sorted(
         (f"{one} ({places[one]})", f"{other} ({places[other]})")
         for one, other in named

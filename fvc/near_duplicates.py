@@ -18,6 +18,8 @@ from tqdm import tqdm
 from fvc.files import replacing, sha256_of, sha256_of_file
 from fvc.fingerprint import HASH_BITS, Hashes, mirrored, unpack
 
+KEPT_MATCHES = "matches"
+"""Folder beside what is kept of single files in which searches keep what they found."""
 BLOCK_FRAMES = 512
 """Frames that are looked for at once: what is found near them must fit into memory."""
 

@@ -64,6 +64,10 @@ class _Killed:
 
     code: int
 
+    def again(self) -> Failure:
+        """What that means where the worker before this one was ended, too."""
+        return Failure("crashed", f"ended from outside twice ({self.code})")
+
 
 @dataclass(frozen=True, slots=True)
 class _Raised:
@@ -124,7 +128,7 @@ def run_isolated(
                         if job[0] not in tried_again:
                             tried_again.append(job[0])
                             waiting, job = chain(job, waiting), ()
-                        outcome = Failure("crashed", f"ended from outside twice ({outcome.code})")
+                        outcome = outcome.again()
                     # Before the caller gets its result, so that the worker never idles meanwhile.
                     if worker.process.exitcode is not None or not _assign(worker, waiting, limits):
                         _end(worker)

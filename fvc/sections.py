@@ -120,30 +120,7 @@ def data_section(
         locked: Groups, real and fake videos of the locked test, as split counted them.
         availability: As index counted it.
     """
-    num_fake, num_groups = places.filter(label="fake").height, places["group"].n_unique()
-    num_locked = locked["real"] + locked["fake"]
-    single = places["fold"].null_count() > 0
-    divided = "training, validation and test" if single else "cross-validation"
-    parts = {
-        divided: (
-            places.height,
-            num_groups,
-            places.height - num_fake,
-            num_fake,
-        ),
-        "locked test, not read here": (
-            num_locked,
-            locked["groups"],
-            locked["real"],
-            locked["fake"],
-        ),
-    }
-    rows = [(name, *map(str, numbers)) for name, numbers in parts.items()]
-    header = ("", "videos", "cascades", "real", "fake")
-    grids = [
-        Grid(caption="Usable videos", header=header, rows=rows),
-        availability_grid(availability),
-    ]
+    grids = [parts_grid(places, locked), availability_grid(availability)]
     reasons = Counter(rejected["reason"].to_list())
     if reasons:
         ordered = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
@@ -158,6 +135,24 @@ def data_section(
         "than real and fake nothing is usable.",
     ]
     return Section(title="Data", text=text, grids=grids)
+
+
+def parts_grid(places: pl.DataFrame, locked: Mapping[str, int]) -> Grid:
+    """How many videos and cascades of either label there are, in and outside the locked test."""
+    num_fake, num_groups = places.filter(label="fake").height, places["group"].n_unique()
+    single = places["fold"].null_count() > 0
+    divided = "training, validation and test" if single else "cross-validation"
+    num_locked = locked["real"] + locked["fake"]
+    parts = {
+        divided: (places.height, num_groups, places.height - num_fake, num_fake),
+        "locked test, not read here": (
+            *(num_locked, locked["groups"]),
+            *(locked["real"], locked["fake"]),
+        ),
+    }
+    rows = [(name, *map(str, numbers)) for name, numbers in parts.items()]
+    header = ("", "videos", "cascades", "real", "fake")
+    return Grid(caption="Usable videos", header=header, rows=rows)
 
 
 def availability_grid(availability: Availability) -> Grid:

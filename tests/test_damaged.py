@@ -12,11 +12,13 @@ import av
 import numpy as np
 import polars as pl
 import pytest
+from indexing import places
 from jaxtyping import UInt8
 
 from fvc.archives import read_members, unpack
 from fvc.config import ClipsConfig, load_params
 from fvc.encoding import encode
+from fvc.matching import REASONS
 from fvc.pool import run_isolated
 from fvc.records import INDEX, REJECTED
 from fvc.stages import index
@@ -69,7 +71,7 @@ class Damaged:
 
     name: str
     content: bytes
-    ends: frozenset[str] = frozenset({"usable", *index.REASONS}) - {"timeout"}
+    ends: frozenset[str] = frozenset({"usable", *REASONS}) - {"timeout"}
     """`usable` or a reason."""
 
 
@@ -194,15 +196,7 @@ def put(root: Path, damaged: list[Damaged]) -> dict[str, Damaged]:
 def run(root: Path, params: Any = LIMITED) -> tuple[pl.DataFrame, pl.DataFrame]:
     index.run(
         params,
-        videos=root / "videos",
-        annotations=root / "annotations",
-        probes=root / "probes",
-        index=root / "index.parquet",
-        rejected=root / "rejected.csv",
-        near_duplicates=root / "near_duplicates.csv",
-        summary=root / "index.json",
-        csv=root / "index.csv",
-        json=root / "index_rows.json",
+        **places(root, root),
     )
     return INDEX.read(root / "index.parquet"), REJECTED.read(root / "rejected.csv")
 

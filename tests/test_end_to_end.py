@@ -22,9 +22,9 @@ from mlflow.tracking import MlflowClient
 from fvc.annotations import read_annotations
 from fvc.calibration import Calibration
 from fvc.clip_files import load_clips
+from fvc.matching import REASONS
 from fvc.networks import load_network
 from fvc.predict import clip_logits, video_logit
-from fvc.stages.index import REASONS
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

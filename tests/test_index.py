@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from indexing import OUTPUTS, flags, places
 
-from fvc import probing
+from fvc import matching, probing
 from fvc.__main__ import main
 from fvc.annotations import read_annotations
 from fvc.config import load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
 from fvc.files import read_json, sha256_of_file
+from fvc.matching import list_files
 from fvc.pool import Failure
 from fvc.records import INDEX, NEAR_DUPLICATES, REJECTED
 from fvc.stages import index
@@ -107,15 +109,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(corpus: Path, out: Path, **changes: Any) -> None:
     index.run(
         replace(PARAMS, index=replace(PARAMS.index, **changes)),
-        videos=corpus / "videos",
-        annotations=corpus / "annotations",
-        probes=out / "probes",
-        index=out / "index.parquet",
-        rejected=out / "rejected.csv",
-        near_duplicates=out / "near_duplicates.csv",
-        summary=out / "index.json",
-        csv=out / "index.csv",
-        json=out / "index_rows.json",
+        **places(corpus, out),
     )
 
 
@@ -146,7 +140,7 @@ def test_each_rejection_has_its_reason(indexed: Path) -> None:
         ("FVC3/1009/thumbnail.jpg", "not_annotated"),
         (None, "unparsable_url"),
     }
-    assert set(rejected["reason"]) <= set(index.REASONS)
+    assert set(rejected["reason"]) <= set(matching.REASONS)
 
 
 def test_rows_say_what_the_files_are(indexed: Path) -> None:
@@ -318,41 +312,30 @@ def test_an_error_of_a_worker_is_not_swallowed(corpus: Path, indexed: Path, tmp_
 
 def test_a_missing_folder_names_the_stage_to_run(tmp_path: Path) -> None:
     with pytest.raises(FvcError, match=r"nowhere: is missing\. Run 'dvc repro extract'"):
-        index.list_files(tmp_path / "nowhere")
+        list_files(tmp_path / "nowhere")
 
 
 def test_annotations_without_their_columns_are_one_line(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "FVC.csv").write_text("id,url\n1,2\n", encoding="utf-8")
-    flags = ["--videos", corpus / "videos", "--annotations", tmp_path, "--probes", tmp_path / "p"]
-    flags += ["--index", tmp_path / "i", "--rejected", tmp_path / "r", "--summary", tmp_path / "s"]
-    flags += ["--csv", tmp_path / "c", "--json", tmp_path / "j"]
-    flags += ["--near-duplicates", tmp_path / "n"]
-    assert main(["index", *map(str, flags)]) == 1
+    given = [*flags(corpus, tmp_path), "--annotations", str(tmp_path)]
+    assert main(["index", *given]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path}/FVC.csv: has no column cascade_id, label")
     assert [path.name for path in tmp_path.iterdir()] == ["FVC.csv"], "something was written"
 
 
 NUM_VIDEOS = 36
-OUTPUTS = {
-    "--index": "index.parquet",
-    "--rejected": "rejected.csv",
-    "--near-duplicates": "near_duplicates.csv",
-    "--summary": "index.json",
-    "--csv": "index.csv",
-    "--json": "index_rows.json",
-}
 
 
 def start_index(corpus: Path, out: Path) -> subprocess.Popen[str]:
-    flags = ["--params", ROOT / "params.yaml", "--videos", corpus / "videos"]
-    flags += ["--annotations", corpus / "annotations", "--probes", out / "probes"]
-    flags += [part for flag, name in OUTPUTS.items() for part in (flag, out / name)]
     out.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-m", "fvc", "index", *map(str, flags)],
+        [
+            *(sys.executable, "-m", "fvc", "index", "--params", str(ROOT / "params.yaml")),
+            *flags(corpus, out),
+        ],
         cwd=out,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from indexing import flags
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -114,13 +115,10 @@ def resident(process: psutil.Process) -> int:
     return total
 
 
-INDEX_FLAGS = (
-    *("--videos", "videos", "--annotations", "annotations", "--probes", "probes"),
-    *("--index", "index.parquet", "--rejected", "rejected.csv", "--summary", "index.json"),
-    *("--csv", "index.csv", "--json", "index_rows.json"),
-    *("--near-duplicates", "near_duplicates.csv"),
+SPLIT_FLAGS = (
+    *("--index", "index.parquet", "--probes", "probes"),
+    *("--folds", "folds.parquet", "--summary", "split.json"),
 )
-SPLIT_FLAGS = ("--index", "index.parquet", "--folds", "folds.parquet", "--summary", "split.json")
 
 
 @pytest.mark.slow
@@ -130,8 +128,8 @@ def test_the_whole_corpus_is_indexed_and_divided_in_little_time_and_memory(
     videos = read_annotations(corpus / "annotations").videos
     assert len(videos) > 5000
     lines = []
-    for command, flags in (("index", INDEX_FLAGS), ("split", SPLIT_FLAGS)):
-        _, line = run_measured(corpus, command, *flags)
+    for command, given in (("index", flags(corpus, corpus)), ("split", SPLIT_FLAGS)):
+        _, line = run_measured(corpus, command, *given)
         lines.append(line)
     table = INDEX.read(corpus / "index.parquet")
     expected = components(videos)
@@ -146,7 +144,7 @@ def test_the_whole_corpus_is_indexed_and_divided_in_little_time_and_memory(
         assert not leaks, f"seed {seed}: {leaks[0]}"
     before = {path: path.stat().st_mtime_ns for path in (corpus / "probes").glob("*.json")}
     add_video(corpus)
-    said, line = run_measured(corpus, "index", *INDEX_FLAGS)
+    said, line = run_measured(corpus, "index", *flags(corpus, corpus))
     lines.append(f"one more video, {line}")
     assert " 1/1 " in said, "more than the new file was read"
     after = {path: path.stat().st_mtime_ns for path in (corpus / "probes").glob("*.json")}

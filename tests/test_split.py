@@ -184,6 +184,7 @@ def run(tmp_path: Path, index: pl.DataFrame, config: SplitConfig = CONFIG) -> No
     split.run(
         replace(PARAMS, split=config),
         index=tmp_path / "index.parquet",
+        probes=tmp_path / "probes",
         folds=tmp_path / "folds.parquet",
         summary=tmp_path / "split.json",
     )
@@ -279,7 +280,7 @@ def test_a_leak_stops_the_stage_and_is_named(
 def test_a_lookup_above_chance_stops_the_stage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split, "find_leaks", lambda *_: [])
+    monkeypatch.setattr(split, "find_leaks", lambda *_, **__: [])
     index = index_of(corpus(0)).with_columns(cascade_ids=pl.concat_list("label"))
     with pytest.raises(FvcError, match=r"a lookup of cascades has 1.000 .* than 0.01 above chance"):
         run(tmp_path, index)

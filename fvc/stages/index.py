@@ -4,130 +4,33 @@ import sys
 from argparse import ArgumentParser
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from fvc import publishing
-from fvc.addresses import shown
 from fvc.annotations import (
     AnnotatedVideo,
     Annotations,
     count,
     label_problem,
-    locate,
-    platforms_by_id,
     read_annotations,
     ties,
-    video_id_of,
 )
 from fvc.config import IndexConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.files import write_json
 from fvc.groups import connected, shared
-from fvc.near_duplicates import Match
+from fvc.matching import Rejection, list_files, match_files
+from fvc.near_duplicates import KEPT_MATCHES, Match
 from fvc.near_duplicates import near_duplicates as find_near_duplicates
 from fvc.pool import Failure, run_isolated
 from fvc.probing import Findings, examine, keep, lost, recall, sight
 from fvc.records import INDEX, NEAR_DUPLICATES, REJECTED
-from fvc.video import REASONS as VIDEO_REASONS
-
-REASONS = (
-    *VIDEO_REASONS,
-    "missing",
-    "not_annotated",
-    "duplicate_file",
-    "conflicting_labels",
-    "excluded_label",
-    "unknown_label",
-    "unparsable_url",
-    "timeout",
-    "crashed",
-)
-"""Every `reason` of rejected.csv. Beside the decoder's: annotated but not on disk, the
-reverse, a second file of one video, the three problems of labels, an annotation that
-names no video, and the two ways in which a worker is lost."""
 
 MAX_SHOWN = 3
 """Of the rows without a title, on standard error; the summary counts them."""
-
-KEPT_MATCHES = "matches"
-"""Folder beside the findings in which the search for near-duplicates keeps what it found."""
-
-SUFFIXES = (".mp4", ".mkv", ".webm")
-"""Of two files of one video in one subset, one that ends so is preferred."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A row of rejected.csv."""
-
-    video_id: str | None
-    """None where no video is named, and for the second file of one that has a row already."""
-    path: str | None
-    reason: str
-    """One of `REASONS`."""
-    detail: str
-
-
-def match(
-    paths: Iterable[str], annotations: Annotations
-) -> tuple[dict[str, str], dict[str, str], list[Rejection]]:
-    """Bring files and annotations together.
-
-    Args:
-        paths: Relative to the videos folder.
-        annotations: All of them.
-
-    Returns:
-        The file of each video on disk; of these, the ones worth probing; and
-        what is rejected without a look into any file.
-    """
-    rejections = [Rejection(None, None, "unparsable_url", row) for row in annotations.unparsable]
-    on_disk, rejected_files = choose_files(paths, annotations.videos)
-    rejections += rejected_files
-    usable = {}
-    for video_id in sorted(on_disk.keys() | annotations.videos.keys()):
-        path, video = on_disk.get(video_id), annotations.videos.get(video_id)
-        if video is None:
-            rejections.append(Rejection(video_id, path, "not_annotated", "is in no row"))
-        elif problem := label_problem(video.labels):
-            rejections.append(Rejection(video_id, path, problem, _written(video)))
-        elif path is None:
-            rejections.append(Rejection(video_id, None, "missing", "is in no archive"))
-        else:
-            usable[video_id] = path
-    return on_disk, usable, rejections
-
-
-def _written(video: AnnotatedVideo) -> str:
-    return shown("/".join(sorted(video.raw_labels)))
-
-
-def choose_files(
-    paths: Iterable[str], videos: Mapping[str, AnnotatedVideo]
-) -> tuple[dict[str, str], list[Rejection]]:
-    """Find the one file of each video; others, and files outside the layout, are rejected."""
-    platforms = platforms_by_id(videos)
-    found = defaultdict(list)
-    rejections = []
-    for path in paths:
-        if located := locate(path, platforms):
-            found[video_id_of(*located)].append(path)
-        else:
-            detail = "is not SUBSET/<platform>/<id>/video.* or SUBSET/<id>/video.*"
-            rejections.append(Rejection(None, path, "not_annotated", detail))
-    for video_id, candidates in found.items():
-        candidates.sort(key=_preference)
-        for other in candidates[1:]:
-            detail = f"is {video_id}, as is {candidates[0]}"
-            rejections.append(Rejection(None, other, "duplicate_file", detail))
-    return {video_id: candidates[0] for video_id, candidates in found.items()}, rejections
-
-
-def _preference(path: str) -> tuple[str, bool, str]:
-    return path.split("/")[0], PurePosixPath(path).suffix not in SUFFIXES, path
 
 
 def probe_all(
@@ -297,18 +200,6 @@ def say(annotations: Annotations, counts: Mapping[str, Any]) -> None:
     )
 
 
-def list_files(videos: Path) -> list[str]:
-    """The files under a folder, as sorted relative paths.
-
-    Raises:
-        FvcError: There is no such folder.
-    """
-    if not videos.is_dir():
-        raise FvcError(videos, "is missing", "Run 'dvc repro extract'")
-    files = (path for path in videos.rglob("*") if path.is_file())
-    return sorted(path.relative_to(videos).as_posix() for path in files)
-
-
 def run(
     params: Params,
     *,
@@ -328,7 +219,7 @@ def run(
         FvcError: An input is missing, or no video is usable; then the tables say why.
     """
     annotated = read_annotations(annotations)
-    on_disk, usable, rejections = match(list_files(videos), annotated)
+    on_disk, usable, rejections = match_files(list_files(videos), annotated)
     findings, refused = probe_all(usable, videos, params.index, probes)
     rejections += refused
     found = find_near_duplicates(

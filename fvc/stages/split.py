@@ -15,6 +15,7 @@ from fvc.division import Profile, draw, parts, profiles, take
 from fvc.errors import FvcError
 from fvc.files import write_json
 from fvc.leakage import CHANCE, Leak, find_leaks, look_up_cascades
+from fvc.near_duplicates import KEPT_MATCHES
 from fvc.records import FOLDS, INDEX, part_in
 from fvc.seeding import seed_for
 
@@ -130,13 +131,15 @@ def check_labels(counts: Mapping[str, Any]) -> None:
                 raise ValueError(f"{part} would hold no {label} video")
 
 
-def audit(folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig) -> dict[str, Any]:
+def audit(
+    folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig, probes: Path
+) -> dict[str, Any]:
     """Look for what a split must not have; this is what it has instead, for `split.json`.
 
     Raises:
         ValueError: The split leaks; the pairs are on standard error, the first in the message.
     """
-    if leaks := find_leaks(folds, index, config):
+    if leaks := find_leaks(folds, index, config, matches=probes / KEPT_MATCHES):
         raise ValueError(f"the split leaks {len(leaks)} times: {_listed(leaks)}")
     worst = max(look_up_cascades(folds, index), key=lambda found: found.balanced_accuracy)
     if worst.balanced_accuracy > CHANCE + LOOKUP_TOLERANCE:
@@ -171,7 +174,7 @@ def _cell(values: Sequence[int]) -> int | str:
     return values[0] if len(values) == 1 else " ".join(map(str, values))
 
 
-def run(params: Params, *, index: Path, folds: Path, summary: Path) -> None:
+def run(params: Params, *, index: Path, probes: Path, folds: Path, summary: Path) -> None:
     """Read the index, divide it, audit the division, write it and its counts.
 
     Raises:
@@ -188,7 +191,7 @@ def run(params: Params, *, index: Path, folds: Path, summary: Path) -> None:
         remedy = "Shorten split.folds in params.yaml, or add videos" if fewer else "Add videos"
         raise FvcError(index, cause, remedy) from error
     try:
-        audited = audit(divided, videos, params.index)
+        audited = audit(divided, videos, params.index, probes)
     except ValueError as error:
         remedy = "Run 'dvc repro -f -s index', which forms the groups"
         raise FvcError(index, str(error), remedy) from error
@@ -201,7 +204,8 @@ def main(argv: Sequence[str]) -> None:
     parser = ArgumentParser(prog="fvc split", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--index", type=Path, required=True, help="read: one row per video")
+    parser.add_argument("--probes", type=Path, required=True, help="kept: which videos match")
     parser.add_argument("--folds", type=Path, required=True, help="written: one row per video")
     parser.add_argument("--summary", type=Path, required=True, help="written: counts and audit")
-    args = parser.parse_args(argv)
-    run(load_params(args.params), index=args.index, folds=args.folds, summary=args.summary)
+    args = vars(parser.parse_args(argv))
+    run(load_params(args.pop("params")), **args)
