@@ -4,16 +4,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from settings import clips_config
 
 from fvc.clip_files import load_clips
-from fvc.config import ClipsConfig, Params, load_params
+from fvc.config import Params, load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
 from fvc.files import sha256_of_file
@@ -23,7 +25,7 @@ from fvc.stages import clips as stage
 from fvc.video import read_clips
 
 COMMITTED = load_params(Path(__file__).parents[1] / "params.yaml")
-CLIPS = ClipsConfig(num_clips=2, num_frames=4, side_px=32, timeout_s=60.0)
+CLIPS = clips_config(2, 4, 32)
 PARAMS = replace(COMMITTED, clips=CLIPS)
 VIDEO_IDS = ("facebook_1", "twitter_2", "youtube_a", "youtube_b")
 
@@ -156,7 +158,7 @@ def test_only_what_changed_is_decoded_again(workspace: Workspace, decoded: list[
 
 @pytest.mark.parametrize("change", [{"num_clips": 1}, {"num_frames": 2}, {"side_px": 16}])
 def test_what_shapes_the_pixels_makes_all_anew(
-    workspace: Workspace, decoded: list[str], change: dict[str, int]
+    workspace: Workspace, decoded: list[str], change: Mapping[str, Any]
 ) -> None:
     workspace.run()
     workspace.run(replace(PARAMS, clips=replace(CLIPS, **change)))

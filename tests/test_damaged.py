@@ -14,9 +14,10 @@ import polars as pl
 import pytest
 from indexing import places
 from jaxtyping import UInt8
+from settings import clips_config
 
 from fvc.archives import read_members, unpack
-from fvc.config import ClipsConfig, load_params
+from fvc.config import load_params
 from fvc.encoding import encode
 from fvc.matching import REASONS
 from fvc.pool import run_isolated
@@ -27,7 +28,7 @@ from fvc.video import Clips, read_clips
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 # Enough for every sound video here, and soon reached by one of 108 million pixels.
 LIMITED = replace(PARAMS, index=replace(PARAMS.index, max_memory_mib=512, timeout_s=30.0))
-CLIPS = ClipsConfig(num_clips=2, num_frames=4, side_px=32, timeout_s=60.0)
+CLIPS = clips_config(2, 4, 32)
 # A folder beside the repository, of broken and unusual files.
 SHARED = Path(__file__).parents[2] / "shared" / "damaged"
 REAL = Path(__file__).parents[2] / "shared" / "corpus" / "archives" / "FVC1.zip"

@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from settings import clips_config
 from torch import Tensor, nn
 
-from fvc.config import ClipsConfig, ModelConfig, TrainConfig
+from fvc.config import ModelConfig, TrainConfig
 from fvc.diagnostics import SERIES
 from fvc.epoch import Batch, accumulation_steps, grouped, start_training, train_epoch
 from fvc.errors import FvcError
@@ -35,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 def small_network(dropout: float = 0.0) -> ClipClassifier:
     torch.manual_seed(0)
-    clips = ClipsConfig(num_clips=1, num_frames=4, side_px=16, timeout_s=1.0)
+    clips = clips_config(1, 4, 16)
     features = nn.Sequential(nn.Conv3d(3, 6, 3, padding=1), nn.ReLU())
     return ClipClassifier(features, channels=6, dropout=dropout, clips=clips)
 
@@ -162,7 +163,7 @@ def test_mixed_precision_trains_almost_alike() -> None:
 
 def test_a_step_of_the_real_network_is_finite_in_mixed_precision() -> None:
     model = ModelConfig(network="r3d_18", pretrained="none", head_channels=512, dropout=0.5)
-    clips = ClipsConfig(num_clips=1, num_frames=8, side_px=64, timeout_s=1.0)
+    clips = clips_config(1, 8, 64)
     config = replace(CONFIG, mixed_precision=True, batch_size=2, learning_rate=1.0e-4)
     torch.manual_seed(0)
     network = build_network(model, clips)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from settings import clips_config
 from torch import nn
 
-from fvc.config import ClipsConfig, ModelConfig, TrainConfig
+from fvc.config import ModelConfig, TrainConfig
 from fvc.diagnostics import MEASURED_SERIES, EpochRow, validation_series
 from fvc.epoch import Batch
 from fvc.errors import FvcError
@@ -45,7 +46,7 @@ def one_thread() -> Iterator[None]:
 
 def small_network() -> ClipClassifier:
     torch.manual_seed(0)
-    clips = ClipsConfig(num_clips=1, num_frames=2, side_px=16, timeout_s=1.0)
+    clips = clips_config(1, 2, 16)
     features = nn.Sequential(
         nn.Conv3d(3, 8, 3, padding=1, bias=False),
         nn.BatchNorm3d(8),
@@ -325,7 +326,7 @@ def test_an_undefined_series_cannot_choose_the_best_epoch(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_real_network_resumes_byte_for_byte(tmp_path: Path) -> None:
     model = ModelConfig(network="r3d_18", pretrained="none", head_channels=512, dropout=0.5)
-    clips = ClipsConfig(num_clips=1, num_frames=8, side_px=32, timeout_s=1.0)
+    clips = clips_config(1, 8, 32)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (4, 8, 3, 32, 32), dtype=torch.uint8, generator=generator)
     batch = pixels, torch.tensor([0.0, 1.0, 0.0, 1.0])

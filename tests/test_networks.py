@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from settings import clips_config
 from torch import Tensor, nn
 from torchvision.models.video import r3d_18
 
-from fvc.config import ClipsConfig, ModelConfig
+from fvc.config import ModelConfig
 from fvc.errors import FvcError
 from fvc.networks import (
     ClipClassifier,
@@ -21,7 +22,7 @@ from fvc.networks import (
 from fvc.networks.inception import InceptionBlock
 from fvc.networks.resnet3d import KINETICS, kinetics_path
 
-CLIPS = ClipsConfig(num_clips=1, num_frames=8, side_px=32, timeout_s=1.0)
+CLIPS = clips_config(1, 8, 32)
 
 
 def model_config(pretrained: str = "none") -> ModelConfig:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from settings import clips_config
 from torch import Tensor, nn
 
-from fvc.config import ClipsConfig, ModelConfig
+from fvc.config import ModelConfig
 from fvc.networks import FEATURES, build_network
 from fvc.precision import DepthPaddedConv3d, Precision, choose_precision, make_bf16_safe
 
@@ -28,7 +29,7 @@ def configured_frames() -> list[int]:
 def convolutions(name: str, num_frames: int) -> Layers:
     """Every convolution of a network as trained, with the shape that it is given for one clip."""
     side_px = SIDES_PX.get(num_frames, SMALL_SIDE_PX)
-    clips = ClipsConfig(num_clips=1, num_frames=num_frames, side_px=side_px, timeout_s=1.0)
+    clips = clips_config(1, num_frames, side_px)
     model = ModelConfig(network=name, pretrained="none", head_channels=512, dropout=0.0)  # type: ignore[arg-type]
     with torch.device("meta"):
         network = build_network(model, clips)

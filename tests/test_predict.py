@@ -4,13 +4,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from settings import clips_config
 from torch import Tensor, nn
 
-from fvc.config import ClipsConfig
 from fvc.networks import ClipClassifier
 from fvc.predict import clip_logits, probability_fake, video_logit, video_logits
 
-CLIPS = ClipsConfig(num_clips=3, num_frames=4, side_px=16, timeout_s=1.0)
+CLIPS = clips_config(3, 4, 16)
 
 
 @pytest.fixture

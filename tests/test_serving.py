@@ -6,12 +6,13 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from settings import clips_config
 from torch import nn
 
 from fvc import serving
 from fvc.calibration import Calibration
 from fvc.clip_files import load_clips
-from fvc.config import ClipsConfig, load_params
+from fvc.config import load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
 from fvc.files import sha256_of_file
@@ -20,7 +21,7 @@ from fvc.predict import clip_logits, video_logit
 from fvc.records import INDEX
 from fvc.stages import clips as clips_stage
 
-CLIPS = ClipsConfig(num_clips=3, num_frames=4, side_px=32, timeout_s=30.0)
+CLIPS = clips_config(3, 4, 32)
 CALIBRATION = Calibration(
     temperature=2.0, threshold=0.5, abstain_low=0.4, abstain_high=0.6, num_real=5, num_fake=5
 )

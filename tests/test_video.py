@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from jaxtyping import UInt8
+from settings import clips_config
 
 from fvc import video
 from fvc.config import ClipsConfig
@@ -21,7 +22,7 @@ from fvc.video import REASONS, Clips, OutOfMemoryError, VideoError, probe, read_
 
 SIDE_PX = 64
 NUM_BITS = 12
-CONFIG = ClipsConfig(num_clips=2, num_frames=5, side_px=SIDE_PX, timeout_s=60.0)
+CONFIG = clips_config(2, 5, SIDE_PX)
 # A folder beside the repository, of broken and unusual files.
 DAMAGED = Path(__file__).parents[2] / "shared" / "damaged"
 

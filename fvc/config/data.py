@@ -86,12 +86,23 @@ class SplitConfig(Section):
 class ClipsConfig(Section):
     """How a video becomes clips."""
 
+    views: Literal["spans", "rolling"]
+    """Which parts of a video become clips. `spans`: equal spans that cover it, as many for every
+    video. `rolling`: a window that moves on by a stride, so that a longer video has more."""
     num_clips: int
-    """Clips taken from one video (N): it is divided into as many equal spans of time."""
+    """Clips taken from one video (N): exactly so many spans, or at most so many windows."""
+    window_s: float
+    """Length of a rolling window, in seconds; not read by `spans`."""
+    stride_s: float
+    """From the start of one rolling window to that of the next, in seconds."""
     num_frames: int
-    """Frames in one clip (T), evenly spaced over its span."""
+    """Frames in one clip (T), one from each of so many equal parts of it."""
+    sampling: Literal["exact", "segment"]
+    """Which frame of a part is taken: the one at its centre, or the cheapest one to decode."""
+    fit: Literal["letterbox", "native"]
+    """`letterbox`: a square, filled up with black. `native`: each video in its own aspect ratio."""
     side_px: int
-    """Height and width of a letterboxed clip, in pixels."""
+    """Height and width of a letterboxed clip, or the longer edge of a native one, in pixels."""
     timeout_s: float
     """A video that takes longer to decode ends the stage."""
 
@@ -99,4 +110,5 @@ class ClipsConfig(Section):
         for name in ("num_clips", "num_frames"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, below 1")
         require(self.side_px >= 16, f"side_px is {self.side_px}, below 16")
-        require(self.timeout_s > 0, f"timeout_s is {self.timeout_s}, not above 0")
+        for name in ("window_s", "stride_s", "timeout_s"):
+            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, not above 0")
