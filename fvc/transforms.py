@@ -47,19 +47,39 @@ def augmented_versions(
     Raises:
         FvcError: The clip file is missing or damaged.
     """
-    # One process per core is the parallelism; more threads would only compete.
-    cv2.setNumThreads(1)
     clips = read_pixels(source, "clips")
     return np.stack(
         [
-            augment_clip(
-                clips[version % len(clips)],
-                config,
-                generator_for(seed, "augment", source.stem, version),
-            )
+            augmented_version(clips, source.stem, version, config, seed)
             for version in range(config.versions)
         ]
     )
+
+
+def augmented_version(
+    clips: UInt8[np.ndarray, "N T C H W"],
+    video_id: str,
+    version: int,
+    config: AugmentConfig,
+    seed: int,
+) -> UInt8[np.ndarray, "T C H W"]:
+    """Make one version of a video, by the arguments alone: it changes clip `version` mod N.
+
+    What is stored and what is made on the fly come from here: epoch e trains
+    on versions e * A to e * A + A - 1, of which stage `augment` stores those of
+    epoch 0.
+
+    Args:
+        clips: All clips of the video.
+        video_id: The video's.
+        version: At least 0, without end.
+        config: What is changed.
+        seed: Of the whole pipeline.
+    """
+    # One process per core is the parallelism; more threads would only compete.
+    cv2.setNumThreads(1)
+    generator = generator_for(seed, "augment", video_id, version)
+    return augment_clip(clips[version % len(clips)], config, generator)
 
 
 def augment_clip(

@@ -181,6 +181,19 @@ def test_no_versions_give_an_empty_folder(workspace: Workspace, made: list[str])
     assert made == TRAINING
 
 
+def test_on_the_fly_stores_nothing_and_removes_what_was_stored(
+    workspace: Workspace, made: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.run()
+    capsys.readouterr()
+    workspace.run(replace(PARAMS, augment=replace(PARAMS.augment, mode="on_the_fly")))
+    assert workspace.contents() == {}
+    assert made == TRAINING
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "on_the_fly" in said[0]
+
+
 def test_missing_clips_are_named(workspace: Workspace) -> None:
     (workspace.clips / "youtube_a.pt").unlink()
     with pytest.raises(FvcError, match=r"youtube_a\.pt: is missing.*dvc repro clips"):

@@ -1,4 +1,4 @@
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,9 @@ from fvc.seeding import generator_for
 from fvc.transforms import augment_clip, augmented_versions, draw_order
 
 COMMITTED = load_params(Path(__file__).parents[1] / "params.yaml").augment
-CHANGES = [field.name for field in fields(AugmentConfig) if field.name != "versions"]
+CHANGES = [
+    field.name for field in fields(AugmentConfig) if is_dataclass(getattr(COMMITTED, field.name))
+]
 IN_TIME = ["drop", "duplicate", "reverse"]
 IN_SPACE = [name for name in CHANGES if name not in IN_TIME]
 

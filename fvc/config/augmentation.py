@@ -1,6 +1,7 @@
 """Changes made to training clips: section `augment`."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from fvc.config.section import Section, require
 
@@ -92,8 +93,11 @@ class ElasticConfig(Chance):
 class AugmentConfig(Section):
     """Changes made to training clips, drawn once per clip."""
 
+    mode: Literal["stored", "on_the_fly"]
+    """`stored`: stage `augment` makes the versions once, and every epoch trains on them;
+    `on_the_fly`: the loader makes new ones in every epoch, and nothing is stored."""
     versions: int
-    """Augmented versions stored for each training video (A)."""
+    """Augmented versions of each training video in an epoch (A)."""
     rotation: RotationConfig
     affine: AffineConfig
     flip: Chance

@@ -1,5 +1,8 @@
-"""Make the augmented versions of every training video; what is there already is kept."""
+"""Make the augmented versions of every training video; what is there already is kept.
 
+With `augment.mode: on_the_fly` the loader makes them, and nothing is stored."""
+
+import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,7 +44,10 @@ def run(params: Params, *, clips: Path, folds: Path, augmented: Path) -> None:
         FvcError: Clips are missing, or a video could not be augmented.
     """
     config = params.augment
-    videos = training_videos(FOLDS.read(folds)) if config.versions else []
+    stores = config.mode == "stored" and config.versions > 0
+    videos = training_videos(FOLDS.read(folds)) if stores else []
+    if config.mode == "on_the_fly":
+        sys.stderr.write("augment.mode is on_the_fly: nothing is stored, the loader augments\n")
     keys = {}
     for video_id in videos:
         source = clips / f"{video_id}.pt"
