@@ -1,12 +1,18 @@
-"""Clip tensors on disk: one uint8 tensor a file, with a key that says what it was made from."""
+"""Clip tensors on disk: one uint8 tensor a file, stamped with what it was made from.
+
+Workers write these files, and torch takes seconds to import: they are written and
+read here without it.
+"""
 
 import io
+import json
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Container
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,30 +24,57 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def save_clips(target: Path, pixels: UInt8[np.ndarray, "N T C H W"], key: str) -> None:
-    """Write a tensor and its key, atomically; equal arguments give equal bytes.
+class Stamp(NamedTuple):
+    """What a tensor file says of itself, readable without its pixels."""
 
-    The file is what `torch.save` writes, with the key as the zip comment. It
-    is saved to memory first: torch would write a path's name into the file.
+    key: str
+    """What the pixels depend on: another key means other pixels."""
+    num_clips: int
+    """The length of the tensor's first axis."""
+    remark: str | None
+    """How the pixels were come by, where that was not the usual way."""
+
+
+def save_clips(
+    target: Path, pixels: UInt8[np.ndarray, "N T C H W"], key: str, remark: str | None = None
+) -> None:
+    """Write a tensor and its stamp, atomically; equal arguments give equal bytes.
+
+    The file is one that `torch.load` opens, `mmap=True` and `weights_only=True`
+    included, with the stamp as the zip comment.
+
+    Source:
+        torch's `docs/source/notes/serialization.rst` for the records of the zip
+        file; the pickle in it is what `torch.save` gives for such a tensor.
     """
-    # Imported here: workers that only decode have no use for torch.
-    import torch
+    pixels = np.ascontiguousarray(pixels)
+    records: dict[str, bytes | memoryview] = {
+        "data.pkl": _description(pixels.shape),
+        "byteorder": b"little",
+        "data/0": pixels.reshape(-1).data,
+        "version": b"3\n",
+    }
+    stamp = Stamp(key, len(pixels), remark)
+    with replacing(target) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for name, content in records.items():
+            # ZipInfo's own date is fixed, and not the time of day.
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
+        archive.comment = json.dumps(stamp._asdict()).encode()
 
-    buffer = io.BytesIO()
-    torch.save(torch.from_numpy(np.ascontiguousarray(pixels)), buffer)
-    with zipfile.ZipFile(buffer, "a") as archive:
-        archive.comment = key.encode()
-    with replacing(target) as partial:
-        partial.write_bytes(buffer.getbuffer())
+
+def read_stamp(source: Path) -> Stamp | None:
+    """The stamp of a tensor file, or None where the file is missing or damaged."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return Stamp(**json.loads(archive.comment))
+    except (FileNotFoundError, zipfile.BadZipFile, ValueError, TypeError):
+        return None
 
 
 def read_key(source: Path) -> str | None:
-    """The key of a tensor file, or None where it is missing or damaged."""
-    try:
-        with zipfile.ZipFile(source) as archive:
-            return archive.comment.decode()
-    except (FileNotFoundError, zipfile.BadZipFile, UnicodeDecodeError):
-        return None
+    """The key of a tensor file, or None where the file is missing or damaged."""
+    stamp = read_stamp(source)
+    return stamp and stamp.key
 
 
 def load_clips(source: Path, stage: str) -> "UInt8[Tensor, 'N T C H W']":
@@ -65,7 +98,7 @@ def load_clips(source: Path, stage: str) -> "UInt8[Tensor, 'N T C H W']":
 
 
 def read_pixels(source: Path, stage: str) -> UInt8[np.ndarray, "N T C H W"]:
-    """Read a tensor file into an array without torch, which takes seconds to import.
+    """Read a tensor file into an array.
 
     Args:
         source: Written by `save_clips`.
@@ -92,6 +125,38 @@ def remove_others(folder: Path, video_ids: Container[str]) -> None:
     for file in folder.iterdir():
         if file.suffix != ".pt" or file.stem not in video_ids:
             file.unlink()
+
+
+def _description(shape: tuple[int, ...]) -> bytes:
+    """The pickle by which torch describes a contiguous uint8 tensor (protocol 2)."""
+    size = math.prod(shape)
+    strides = [size // math.prod(shape[: axis + 1]) for axis in range(len(shape))]
+    storage = _tuple(
+        _text("storage"), b"ctorch\nByteStorage\n", _text("0"), _text("cpu"), _number(size)
+    )
+    arguments = _tuple(
+        storage + pickle.BINPERSID,
+        _number(0),
+        _tuple(*map(_number, shape)),
+        _tuple(*map(_number, strides)),
+        pickle.NEWFALSE,
+        b"ccollections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE,
+    )
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    return pickle.PROTO + b"\x02" + rebuild + arguments + pickle.REDUCE + pickle.STOP
+
+
+def _tuple(*items: bytes) -> bytes:
+    return pickle.MARK + b"".join(items) + pickle.TUPLE
+
+
+def _text(value: str) -> bytes:
+    return pickle.BINUNICODE + len(value).to_bytes(4, "little") + value.encode()
+
+
+def _number(value: int) -> bytes:
+    """As an opcode: a pickle of it without its first two bytes (protocol) and its last (end)."""
+    return pickle.dumps(value, 2)[2:-1]
 
 
 class _ShapeReader(pickle.Unpickler):

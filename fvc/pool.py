@@ -118,7 +118,7 @@ def run_isolated(
     workers: list[_Worker[Item]] = []
     tried_again: list[Item] = []
     try:
-        with tqdm(total=len(items), desc=description, unit="item") as progress:
+        with tqdm(total=len(items), desc=description, unit=" videos") as progress:
             while num_left:
                 while len(workers) < min(len(os.sched_getaffinity(0)), num_left):
                     workers.append(_start(function, limits))

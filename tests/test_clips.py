@@ -79,9 +79,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def run_here(
-        function: Callable[[Path], object], items: list[Path], **_: object
-    ) -> list[tuple[Path, object]]:
-        names.extend(item.parent.name for item in items)
+        function: Callable[[stage.Job], object], items: list[stage.Job], **_: object
+    ) -> list[tuple[stage.Job, object]]:
+        names.extend(item.target.stem for item in items)
         return [(item, function(item)) for item in items]
 
     monkeypatch.setattr(stage, "run_isolated", run_here)
@@ -102,7 +102,10 @@ def test_the_summary_counts_and_names_the_data(workspace: Workspace, decoded: li
     first = json.loads(workspace.summary.read_text())
     assert first["videos"] == len(decoded) == 4
     assert first["clips"] == 8
-    assert first["shape"] == [2, 4, 3, 32, 32]
+    assert first["frames_per_clip"] == 4
+    assert first["side_px"] == 32
+    assert first["fit"] == "letterbox"
+    assert first["decoded_in_sequence"] == {}
     workspace.run(replace(PARAMS, clips=replace(CLIPS, num_frames=2)))
     assert json.loads(workspace.summary.read_text())["data_sha256"] == first["data_sha256"]
     workspace.write_index(VIDEO_IDS[1:])
@@ -113,7 +116,7 @@ def test_the_summary_counts_and_names_the_data(workspace: Workspace, decoded: li
 def test_a_label_is_part_of_the_data() -> None:
     frame = pl.DataFrame({"video_id": ["a", "b"], "sha256": ["1", "2"], "label": ["real", "fake"]})
     changed = frame.with_columns(label=pl.lit("real"))
-    summaries = [stage.summarise(table, CLIPS) for table in (frame, changed, frame.reverse())]
+    summaries = [stage.summarise(table, CLIPS, {}) for table in (frame, changed, frame.reverse())]
     assert summaries[0] != summaries[1]
     assert summaries[0] == summaries[2], "the order of the rows names other data"
 
@@ -156,7 +159,17 @@ def test_only_what_changed_is_decoded_again(workspace: Workspace, decoded: list[
     assert np.array_equal(stored.numpy(), fresh.pixels)
 
 
-@pytest.mark.parametrize("change", [{"num_clips": 1}, {"num_frames": 2}, {"side_px": 16}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_clips": 1},
+        {"num_frames": 2},
+        {"side_px": 16},
+        {"sampling": "segment"},
+        {"fit": "native"},
+        {"views": "rolling"},
+    ],
+)
 def test_what_shapes_the_pixels_makes_all_anew(
     workspace: Workspace, decoded: list[str], change: Mapping[str, Any]
 ) -> None:
@@ -165,10 +178,33 @@ def test_what_shapes_the_pixels_makes_all_anew(
     assert len(decoded) == 8
 
 
-def test_a_longer_time_limit_decodes_nothing(workspace: Workspace, decoded: list[str]) -> None:
+@pytest.mark.parametrize("change", [{"timeout_s": 120.0}, {"window_s": 1.0}, {"stride_s": 1.0}])
+def test_what_equal_spans_do_not_read_decodes_nothing(
+    workspace: Workspace, decoded: list[str], change: Mapping[str, Any]
+) -> None:
     workspace.run()
-    workspace.run(replace(PARAMS, clips=replace(CLIPS, timeout_s=120.0)))
+    workspace.run(replace(PARAMS, clips=replace(CLIPS, **change)))
     assert len(decoded) == 4
+
+
+def test_what_had_to_be_decoded_in_sequence_is_counted(workspace: Workspace) -> None:
+    # AVI stores when a frame is decoded, not when it appears.
+    video = workspace.videos / "youtube_a" / "video.mp4"
+    frames = np.random.default_rng(0).integers(0, 256, (10, 48, 64, 3), dtype=np.uint8)
+    options = {"bf": "2", "g": "10"}
+    encode(video, list(frames), codec="libx264", container="avi", options=options)
+    workspace.write_index()
+    excuse = "nothing tells the order of appearance"
+    for _ in range(2):
+        workspace.run()
+        counted = json.loads(workspace.summary.read_text())["decoded_in_sequence"]
+        assert counted == {excuse: 1}, "the count depends on what was there already"
+
+
+def test_workers_import_no_torch() -> None:
+    code = "import sys; import fvc.stages.clips, fvc.stages.augment; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n", "every worker would take seconds to start"
 
 
 def test_stale_and_damaged_files_are_replaced(workspace: Workspace, decoded: list[str]) -> None:
@@ -200,8 +236,12 @@ def test_a_video_that_takes_too_long_is_named(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hang_on_first(
-        function: Callable[[Path], object], items: list[Path], *, timeout_s: float, **_: object
-    ) -> list[tuple[Path, object]]:
+        function: Callable[[stage.Job], object],
+        items: list[stage.Job],
+        *,
+        timeout_s: float,
+        **_: object,
+    ) -> list[tuple[stage.Job, object]]:
         failure = Failure("timeout", f"took longer than {timeout_s:g} s")
         return [(items[0], failure), *((item, function(item)) for item in items[1:])]
 

@@ -1,19 +1,16 @@
 """The whole corpus in small: its real annotations, and for each video a tiny one of its own."""
 
-import os
 import shutil
-import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import psutil
 import pytest
 from indexing import flags
+from measuring import run_measured
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -30,7 +27,6 @@ PARAMS = load_params(ROOT / "params.yaml")
 SHARED = ROOT.parent / "shared" / "fvc"
 FILES = ("FVC.csv", "FVC_dup.csv")
 MAX_BYTES = 1.5e9
-MAX_CORES = 2
 NEW_ID = "newcomer_01"
 
 
@@ -79,42 +75,6 @@ def components(videos: Mapping[str, AnnotatedVideo]) -> dict[str, int]:
     return dict(zip(videos, names[: len(videos)].tolist(), strict=True))
 
 
-def run_measured(root: Path, command: str, *flags: str) -> tuple[str, str]:
-    """Run a stage on two cores; what it said, and a line with its time and memory.
-
-    The memory is the sum over all its processes, shared pages counted in each.
-    """
-    arguments = [sys.executable, "-m", "fvc", command, "--params", str(ROOT / "params.yaml")]
-    started = time.monotonic()
-    with (
-        # A pipe that nobody empties would fill up and stop the stage.
-        (root / "said.txt").open("w+", encoding="utf-8") as stderr,
-        subprocess.Popen([*arguments, *flags], cwd=root, stderr=stderr) as running,
-    ):
-        stage = psutil.Process(running.pid)
-        stage.cpu_affinity(sorted(os.sched_getaffinity(0))[:MAX_CORES])
-        peak = 0
-        while running.poll() is None:
-            peak = max(peak, resident(stage))
-            time.sleep(0.05)
-        stderr.seek(0)
-        said = stderr.read()
-    assert running.returncode == 0, said
-    assert peak < MAX_BYTES, f"{command} took {peak / 1e9:.2f} GB"
-    line = f"{command}: {time.monotonic() - started:.1f} s, {peak / 1e6:.0f} MB at most"
-    return said, line
-
-
-def resident(process: psutil.Process) -> int:
-    total = 0
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
-
-
 SPLIT_FLAGS = (
     *("--index", "index.parquet", "--probes", "probes"),
     *("--folds", "folds.parquet", "--summary", "split.json"),
@@ -129,8 +89,9 @@ def test_the_whole_corpus_is_indexed_and_divided_in_little_time_and_memory(
     assert len(videos) > 5000
     lines = []
     for command, given in (("index", flags(corpus, corpus)), ("split", SPLIT_FLAGS)):
-        _, line = run_measured(corpus, command, *given)
-        lines.append(line)
+        measured = run_measured(corpus, command, *given)
+        assert measured.peak_bytes < MAX_BYTES, measured
+        lines.append(str(measured))
     table = INDEX.read(corpus / "index.parquet")
     expected = components(videos)
     assert len(set(expected.values())) == 376
@@ -144,9 +105,9 @@ def test_the_whole_corpus_is_indexed_and_divided_in_little_time_and_memory(
         assert not leaks, f"seed {seed}: {leaks[0]}"
     before = {path: path.stat().st_mtime_ns for path in (corpus / "probes").glob("*.json")}
     add_video(corpus)
-    said, line = run_measured(corpus, "index", *flags(corpus, corpus))
-    lines.append(f"one more video, {line}")
-    assert " 1/1 " in said, "more than the new file was read"
+    measured = run_measured(corpus, "index", *flags(corpus, corpus))
+    lines.append(f"one more video, {measured}")
+    assert " 1/1 " in measured.said, "more than the new file was read"
     after = {path: path.stat().st_mtime_ns for path in (corpus / "probes").glob("*.json")}
     assert len(after) == len(before) + 1
     assert after.items() >= before.items(), "a file was probed again"
