@@ -11,6 +11,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,17 @@ from fvc.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One tensor file that a worker has to make."""
+
+    source: Path
+    """What it is made of."""
+    target: Path
+    key: str
+    """Goes into its stamp."""
 
 
 class Stamp(NamedTuple):

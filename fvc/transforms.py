@@ -3,14 +3,12 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int8, UInt8
 from numpy.random import Generator
 
-from fvc.clip_files import read_pixels
 from fvc.config import AugmentConfig, ColourConfig, ElasticConfig, ShareConfig
 from fvc.seeding import generator_for
 
@@ -32,28 +30,6 @@ NOISE_UNIT = 32.0
 
 Frame = UInt8[np.ndarray, "H W C"]
 Step = Callable[[Frame], Frame]
-
-
-def augmented_versions(
-    source: Path, *, config: AugmentConfig, seed: int
-) -> UInt8[np.ndarray, "A T C H W"]:
-    """Make all augmented versions of one video: version a changes its clip a mod N.
-
-    Args:
-        source: The video's clip file, named by its id.
-        config: What is changed, and how many versions are made.
-        seed: Of the whole pipeline.
-
-    Raises:
-        FvcError: The clip file is missing or damaged.
-    """
-    clips = read_pixels(source, "clips")
-    return np.stack(
-        [
-            augmented_version(clips, source.stem, version, config, seed)
-            for version in range(config.versions)
-        ]
-    )
 
 
 def augmented_version(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fvc.clip_files import load_clips, save_clips
+from fvc.clip_files import Job, load_clips, save_clips
 from fvc.config import AugmentConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.records import FOLDS
@@ -70,9 +70,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def run_here(
-        function: Callable[[Path], object], items: list[Path], **_: object
-    ) -> list[tuple[Path, object]]:
-        names.extend(item.stem for item in items)
+        function: Callable[[Job], object], items: list[Job], **_: object
+    ) -> list[tuple[Job, object]]:
+        names.extend(item.target.stem for item in items)
         return [(item, function(item)) for item in items]
 
     monkeypatch.setattr(stage, "run_isolated", run_here)

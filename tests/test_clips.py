@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from settings import clips_config
 
-from fvc.clip_files import load_clips
+from fvc.clip_files import Job, load_clips
 from fvc.config import Params, load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
@@ -79,8 +79,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def run_here(
-        function: Callable[[stage.Job], object], items: list[stage.Job], **_: object
-    ) -> list[tuple[stage.Job, object]]:
+        function: Callable[[Job], object], items: list[Job], **_: object
+    ) -> list[tuple[Job, object]]:
         names.extend(item.target.stem for item in items)
         return [(item, function(item)) for item in items]
 
@@ -236,12 +236,12 @@ def test_a_video_that_takes_too_long_is_named(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hang_on_first(
-        function: Callable[[stage.Job], object],
-        items: list[stage.Job],
+        function: Callable[[Job], object],
+        items: list[Job],
         *,
         timeout_s: float,
         **_: object,
-    ) -> list[tuple[stage.Job, object]]:
+    ) -> list[tuple[Job, object]]:
         failure = Failure("timeout", f"took longer than {timeout_s:g} s")
         return [(items[0], failure), *((item, function(item)) for item in items[1:])]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fvc.clip_files import read_key, remove_others, save_clips
+from fvc.clip_files import Job, read_key, read_pixels, remove_others, save_clips
 from fvc.config import AugmentConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.files import sha256_of
 from fvc.pool import run_isolated
 from fvc.records import FOLDS, part_in
-from fvc.transforms import TRANSFORMS_VERSION, augmented_versions
+from fvc.transforms import TRANSFORMS_VERSION, augmented_version
 
 # Versions take milliseconds, so only a process that hangs meets this.
 TIMEOUT_S = 600.0
@@ -48,28 +48,38 @@ def run(params: Params, *, clips: Path, folds: Path, augmented: Path) -> None:
     videos = training_videos(FOLDS.read(folds)) if stores else []
     if config.mode == "on_the_fly":
         sys.stderr.write("augment.mode is on_the_fly: nothing is stored, the loader augments\n")
-    keys = {}
+    jobs = {}
     for video_id in videos:
         source = clips / f"{video_id}.pt"
         stored = read_key(source)
         if stored is None:
             raise FvcError(source, "is missing or damaged", "Run 'dvc repro clips'")
-        keys[video_id] = versions_key(stored, video_id, config, params.seed)
-    remove_others(augmented, keys)
-    sources = [
-        clips / f"{video_id}.pt"
-        for video_id in videos
-        if read_key(augmented / f"{video_id}.pt") != keys[video_id]
-    ]
-    make = partial(augmented_versions, config=config, seed=params.seed)
-    for source, outcome in run_isolated(
-        make, sources, timeout_s=TIMEOUT_S, description="augment videos"
+        key = versions_key(stored, video_id, config, params.seed)
+        jobs[video_id] = Job(source, augmented / source.name, key)
+    remove_others(augmented, jobs)
+    missing = [job for job in jobs.values() if read_key(job.target) != job.key]
+    store = partial(store_versions, config=config, seed=params.seed)
+    for job, outcome in run_isolated(
+        store, missing, timeout_s=TIMEOUT_S, description="augment videos"
     ):
         if isinstance(outcome, FvcError):
             raise outcome
-        if not isinstance(outcome, np.ndarray):
-            raise FvcError(source, str(outcome), "Run 'dvc repro augment' again")
-        save_clips(augmented / source.name, outcome, keys[source.stem])
+        if outcome is not None:
+            raise FvcError(job.source, str(outcome), "Run 'dvc repro augment' again")
+
+
+def store_versions(job: Job, *, config: AugmentConfig, seed: int) -> None:
+    """Make all augmented versions of one video and write them.
+
+    Raises:
+        FvcError: The clip file is missing or damaged.
+    """
+    clips = read_pixels(job.source, "clips")
+    versions = [
+        augmented_version(clips, job.source.stem, version, config, seed)
+        for version in range(config.versions)
+    ]
+    save_clips(job.target, np.stack(versions), job.key)
 
 
 def main(argv: Sequence[str]) -> None:

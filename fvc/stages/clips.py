@@ -4,14 +4,14 @@ import logging
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from fvc.clip_files import Stamp, read_key, read_stamp, remove_others, save_clips
+from fvc.clip_files import Job, Stamp, read_key, read_stamp, remove_others, save_clips
 from fvc.config import ClipsConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.files import sha256_of, write_json
@@ -22,15 +22,6 @@ from fvc.video import PIXELS_VERSION, read_clips
 MAX_SHOWN = 5
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One video to decode."""
-
-    source: Path
-    target: Path
-    key: str
 
 
 def clips_key(sha256: str, config: ClipsConfig) -> str:
