@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from fvc.sampling import equal_spans
 from fvc.video.packets import Clock, Packet, by_appearance, distrust, packets_to_send, timeline
 
 CLOCK = Clock(Fraction(1, 1000), Fraction(1, 25), reorders=False, tells_appearance=True)
@@ -117,7 +118,7 @@ def test_the_duration_is_from_the_first_frame_to_the_end_of_the_last(
     times = timeline(pts, lengths[-1], CLOCK)
     assert times.num_frames == len(lengths)
     assert times.duration_s == Fraction(sum(lengths), 1000)
-    spans = times.spans_s(3)
+    spans = times.in_seconds(equal_spans(int(times.boundaries[-1] - times.boundaries[0]), 3))
     assert (spans[0][0], spans[-1][1]) == (0.0, float(times.duration_s))
     assert spans[0][1] == spans[1][0]
 

@@ -53,7 +53,7 @@ def test_the_displayed_size_has_square_pixels(
 def test_a_letterbox_keeps_the_shape_and_pads_with_black(
     width: int, height: int, picture: tuple[int, int]
 ) -> None:
-    image = letterboxed(plain_frame(width, height), 1.0, 64, VideoReformatter())
+    image = letterboxed(plain_frame(width, height), 1.0, (64, 64), VideoReformatter())
     lit = image.max(axis=2) > 100
     rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
     assert (len(rows), len(columns)) == picture
@@ -63,7 +63,7 @@ def test_a_letterbox_keeps_the_shape_and_pads_with_black(
 
 
 def test_a_wide_pixel_widens_the_letterboxed_picture() -> None:
-    image = letterboxed(plain_frame(32, 32), 2.0, 64, VideoReformatter())
+    image = letterboxed(plain_frame(32, 32), 2.0, (64, 64), VideoReformatter())
     assert (image.max(axis=2) > 100).sum() == 64 * 32
 
 
@@ -71,7 +71,7 @@ def test_a_wide_pixel_widens_the_letterboxed_picture() -> None:
 @pytest.mark.parametrize("level", [0, 255])
 def test_black_and_white_stay_so_in_every_pixel_format(pixel_format: str, level: int) -> None:
     frame = plain_frame(64, 64, level).reformat(format=pixel_format)
-    image = letterboxed(frame, 1.0, 32, VideoReformatter())
+    image = letterboxed(frame, 1.0, (32, 32), VideoReformatter())
     assert image.min() == image.max() == level
 
 
@@ -79,7 +79,7 @@ def test_colours_keep_their_order() -> None:
     red = np.zeros((32, 32, 3), np.uint8)
     red[..., 0] = 250
     frame = VideoFrame.from_ndarray(red, "rgb24").reformat(format="yuv420p")
-    image = letterboxed(frame, 1.0, 16, VideoReformatter())
+    image = letterboxed(frame, 1.0, (16, 16), VideoReformatter())
     assert image[..., 0].min() > 230
     assert image[..., 1:].max() < 20, "red and blue are exchanged"
 

@@ -2,6 +2,7 @@ import io
 import pickle
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -148,6 +149,55 @@ def test_a_file_that_calls_every_frame_a_key_frame_is_not_believed(
     # Without its table of key frames, an mp4 file says that all frames are.
     clips = read_clips(io.BytesIO(whole.replace(b"stss", b"free")), CONFIG)
     assert numbers_shown(clips) == evenly_spaced(50)
+
+
+@pytest.mark.parametrize("num_frames", [12, 25, 50, 90])
+def test_rolling_windows_are_as_many_as_the_video_is_long(num_frames: int) -> None:
+    config = clips_config(4, 5, SIDE_PX, views="rolling", window_s=1.0, stride_s=0.4)
+    clips = read_clips(barcode_video(num_frames), config)
+    windows = {12: [(0, 12)], 25: [(0, 25)], 50: [(0, 25), (10, 35), (20, 45), (25, 50)]}
+    # Of eight windows (the last one ends with the video) four are kept.
+    windows[90] = [(0, 25), (20, 45), (40, 65), (65, 90)]
+    assert clips.spans_s == tuple((start / 25, end / 25) for start, end in windows[num_frames])
+    expected = [
+        [(2 * (start + number * (end - start) / 5) + (end - start) / 5) // 2 for number in range(5)]
+        for start, end in windows[num_frames]
+    ]
+    assert numbers_shown(clips) == expected
+
+
+def test_the_cheapest_frame_of_each_part_is_shown() -> None:
+    source = barcode_video(options={"g": "20", "bf": "0", "sc_threshold": "0"})
+    config = clips_config(1, 5, SIDE_PX, sampling="segment")
+    clips = read_clips(source, config)
+    # Parts of ten frames; key frames are 0, 20 and 40; the second and fourth have none.
+    assert numbers_shown(clips) == [[5, 10, 25, 30, 40]]
+    assert clips.decoded_in_sequence is None
+
+
+def test_where_frames_cannot_be_picked_the_cheapest_are_the_central_ones() -> None:
+    config = replace(CONFIG, sampling="segment")
+    clips = read_clips(barcode_video(container="avi", options=X264), config)
+    assert clips.decoded_in_sequence is not None
+    assert numbers_shown(clips) == evenly_spaced(50)
+
+
+@pytest.mark.parametrize("rotation_deg", [0, 90])
+@pytest.mark.parametrize(("width", "height"), [(96, 48), (48, 96), (64, 64), (320, 16)])
+def test_native_clips_have_no_letterbox(width: int, height: int, rotation_deg: int) -> None:
+    buffer = io.BytesIO()
+    encode(buffer, [np.full((height, width, 3), 200, np.uint8)] * 4, rotation_deg=rotation_deg)
+    shown = (width, height) if rotation_deg else (height, width)
+    expected = tuple(max(48 * size // max(shown), 1) for size in shown)
+    native = read_clips(buffer, clips_config(1, 2, 48, fit="native"))
+    assert native.pixels.shape == (1, 2, 3, *expected)
+    assert native.content == (0, 0, *expected)
+    assert native.pixels.min() > 180, "there is a black bar"
+    boxed = read_clips(buffer, clips_config(1, 2, 48))
+    top, left, rows, columns = boxed.content
+    assert (rows, columns) == expected
+    inside = boxed.pixels[..., top : top + rows, left : left + columns]
+    assert np.array_equal(inside, native.pixels), "the content is not where it is said to be"
 
 
 @pytest.mark.parametrize("rotation_deg", [0, 90, 180, 270])

@@ -13,10 +13,20 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from fvc.config import ClipsConfig
-from fvc.sampling import sample_frames
+from fvc.sampling import (
+    Reach,
+    Span,
+    central_frames,
+    cheapest_frames,
+    equal_spans,
+    length_of,
+    parts_of,
+    rolling_windows,
+    sample_frames,
+)
 from fvc.video import decoding, picture
 from fvc.video.decoding import REASONS, OutOfMemoryError, PlanFailedError, VideoError
-from fvc.video.packets import Timeline, distrust
+from fvc.video.packets import Timeline, distrust, reach
 
 __all__ = [
     "PIXELS_VERSION",
@@ -60,7 +70,10 @@ class Clips:
     """What `read_clips` takes from one video."""
 
     pixels: UInt8[np.ndarray, "N T C H W"]
-    """RGB, letterboxed in black."""
+    """RGB; what the picture leaves free is black."""
+    content: picture.Box
+    """Where the displayed picture lies in H x W: top, left, height and width in pixels. A frame
+    of another aspect ratio than the first that was taken fills H x W in its own way."""
     spans_s: tuple[tuple[float, float], ...]
     """Start and end of each clip, in seconds from the first frame."""
     decoded_in_sequence: str | None
@@ -95,24 +108,70 @@ def probe(source: Path | BufferedIOBase) -> VideoInfo:
 
 
 def read_clips(source: Path | BufferedIOBase, config: ClipsConfig) -> Clips:
-    """Decode the sampled frames of a video, letterboxed.
+    """Decode the sampled frames of a video, letterboxed or in its own aspect ratio.
+
+    Clips without a letterbox have the shape of the first frame that is taken;
+    a later one of another aspect ratio is letterboxed into it. Frames that
+    cannot be picked by their packets are the central ones of their parts,
+    whatever the sampling: all packets are decoded then.
 
     Raises:
         VideoError: It cannot be used.
     """
-    reformatter = VideoReformatter()
+    views: list[Span] = []
 
-    def convert(frame: VideoFrame, stream: VideoStream) -> picture.Image:
-        return picture.letterboxed(frame, _pixel_aspect(stream), config.side_px, reformatter)
+    def choose(times: Timeline, reach: Reach | None) -> list[int]:
+        views[:] = _views(times, config)
+        parts = parts_of(views, config.num_frames)
+        if config.sampling == "segment" and reach is not None:
+            return cheapest_frames(times.boundaries, parts, reach).tolist()
+        return central_frames(times.boundaries, parts).tolist()
 
-    def choose(times: Timeline) -> list[int]:
-        chosen = sample_frames(times.boundaries, config.num_clips, config.num_frames)
-        return chosen.ravel().tolist()
+    fitting = _Fitting(config)
+    times, images, excuse = _take(source, choose, fitting.begin)
+    pixels = np.empty((len(images), 3, *fitting.shape), np.uint8)
+    for place, image in zip(pixels, images, strict=True):
+        place[...] = image.transpose(2, 0, 1)
+    pixels = pixels.reshape(len(views), config.num_frames, *pixels.shape[1:])
+    return Clips(pixels, fitting.content, times.in_seconds(views), excuse)
 
-    times, images, excuse = _take(source, choose, convert)
-    pixels = np.stack(images).transpose(0, 3, 1, 2)
-    pixels = pixels.reshape(config.num_clips, config.num_frames, *pixels.shape[1:])
-    return Clips(np.ascontiguousarray(pixels), times.spans_s(config.num_clips), excuse)
+
+def _views(times: Timeline, config: ClipsConfig) -> list[Span]:
+    """The parts of a video that become clips, in ticks."""
+    length = length_of(times.boundaries)
+    if config.views == "spans":
+        return equal_spans(length, config.num_clips)
+    # By their digits: the nearest binary number would be off, and no window end on a frame.
+    window, stride = (
+        Fraction(str(value)) / times.tick_s for value in (config.window_s, config.stride_s)
+    )
+    return rolling_windows(length, window, stride, config.num_clips)
+
+
+class _Fitting:
+    """Converts the frames of one video, in turn, to the shape that the first one gets."""
+
+    def __init__(self, config: ClipsConfig) -> None:
+        self._config = config
+        self._reformatter = VideoReformatter()
+        self.shape = (config.side_px, config.side_px)
+        self.content = picture.Box(0, 0, *self.shape)
+        self._is_settled = False
+
+    def begin(self) -> decoding.Convert:
+        """Start over with what comes next as the first frame."""
+        self._is_settled = False
+        return self._convert
+
+    def _convert(self, frame: VideoFrame, stream: VideoStream) -> picture.Image:
+        aspect = _pixel_aspect(stream)
+        if not self._is_settled:
+            size = picture.displayed_size(frame, aspect)
+            if self._config.fit == "native":
+                self.shape = picture.native_shape(size, self._config.side_px)
+            self.content = picture.fitted(size, self.shape)
+            self._is_settled = True
+        return picture.letterboxed(frame, aspect, self.shape, self._reformatter)
 
 
 def read_frames(
@@ -137,32 +196,32 @@ def read_frames(
     def convert(frame: VideoFrame, _: VideoStream) -> picture.Image:
         return picture.stretched_grey(frame, side_px, reformatter)
 
-    def choose(times: Timeline) -> list[int]:
+    def choose(times: Timeline, _: Reach | None) -> list[int]:
         wanted = min(max(round(times.duration_s * Fraction(fps)), 1), max_frames)
         return np.unique(sample_frames(times.boundaries, 1, wanted)).tolist()
 
-    return np.stack(_take(source, choose, convert)[1])
+    return np.stack(_take(source, choose, lambda: convert)[1])
 
 
 def _take(
     source: Path | BufferedIOBase,
-    choose: Callable[[Timeline], list[int]],
-    convert: decoding.Convert,
+    choose: Callable[[Timeline, Reach | None], list[int]],
+    begin: Callable[[], decoding.Convert],
 ) -> tuple[Timeline, list[picture.Image], str | None]:
     """Convert the chosen frames, by the shortest way that gives them for certain."""
     packets, clock = decoding.scan(source)
     excuse = distrust(packets, clock)
     if excuse is None:
         times = decoding.packet_timeline(packets, clock)
-        numbers = choose(times)
+        numbers = choose(times, reach(packets))
         try:
-            images = decoding.take_planned(source, packets, numbers, convert)
+            images = decoding.take_planned(source, packets, numbers, begin())
             return times, [images[number] for number in numbers], None
         except PlanFailedError as failure:
             excuse = str(failure)
     times = decoding.frame_timeline(source, clock)
-    numbers = choose(times)
-    images = decoding.take_in_sequence(source, numbers, convert)
+    numbers = choose(times, None)
+    images = decoding.take_in_sequence(source, numbers, begin())
     if lost := set(numbers) - images.keys():
         raise VideoError("undecodable", f"{len(lost)} frames come out only at times")
     return times, [images[number] for number in numbers], excuse

@@ -9,6 +9,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Int
 
+from fvc.sampling import Reach, Span
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:
@@ -62,10 +64,9 @@ class Timeline:
         """From the first frame to the end of the last."""
         return int(self.boundaries[-1] - self.boundaries[0]) * self.tick_s
 
-    def spans_s(self, num_spans: int) -> tuple[tuple[float, float], ...]:
-        """Divide the duration into equal spans: their starts and ends in seconds."""
-        edges = [float(self.duration_s * k / num_spans) for k in range(num_spans + 1)]
-        return tuple(pairwise(edges))
+    def in_seconds(self, spans: Sequence[Span]) -> tuple[tuple[float, float], ...]:
+        """Starts and ends that are counted in ticks from the first frame, in seconds."""
+        return tuple((float(start * self.tick_s), float(end * self.tick_s)) for start, end in spans)
 
 
 def timeline(pts: Sequence[int | None], last_duration: int, clock: Clock) -> Timeline:
@@ -121,6 +122,16 @@ def distrust(packets: Sequence[Packet], clock: Clock) -> str | None:
     return next((fault for fault, is_found in faults.items() if is_found), None)
 
 
+def reach(packets: Sequence[Packet]) -> Reach:
+    """What must be decoded to get each frame, in the order of appearance.
+
+    Args:
+        packets: All packets as stored, such that `distrust` gives None.
+    """
+    positions = by_appearance(packets)
+    return Reach(np.array(_starts(packets, positions)), np.array(positions))
+
+
 def packets_to_send(packets: Sequence[Packet], targets: Sequence[int]) -> list[range]:
     """The runs of packets, in order and apart, that give the frames of the target packets.
 
@@ -132,15 +143,23 @@ def packets_to_send(packets: Sequence[Packet], targets: Sequence[int]) -> list[r
         packets: All packets as stored, such that `distrust` gives None.
         targets: Positions among the packets.
     """
-    pts = [packet.pts or 0 for packet in packets]
-    keys = [position for position, packet in enumerate(packets) if packet.is_key]
+    stored = sorted(set(targets))
     runs: list[range] = []
-    for target in sorted(set(targets)):
-        nearest = bisect_right(keys, target) - 1
-        while pts[keys[nearest]] > pts[target]:
-            nearest -= 1
-        start = keys[nearest]
+    for start, target in zip(_starts(packets, stored), stored, strict=True):
         while runs and start < runs[-1].stop:
             start = min(start, runs.pop().start)
         runs.append(range(start, target + 1))
     return runs
+
+
+def _starts(packets: Sequence[Packet], targets: Sequence[int]) -> list[int]:
+    """Where decoding starts for the frame of each target packet."""
+    pts = [packet.pts or 0 for packet in packets]
+    keys = [position for position, packet in enumerate(packets) if packet.is_key]
+    starts = []
+    for target in targets:
+        nearest = bisect_right(keys, target) - 1
+        while pts[keys[nearest]] > pts[target]:
+            nearest -= 1
+        starts.append(keys[nearest])
+    return starts

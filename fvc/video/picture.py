@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from av.sidedata.sidedata import SideData
@@ -72,24 +72,59 @@ def displayed_size(frame: VideoFrame, pixel_aspect: float) -> tuple[int, int]:
     return (frame.height, width) if orientation(frame).transposed else (width, frame.height)
 
 
+class Box(NamedTuple):
+    """Where the picture lies in an image; everything is in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def fitted(size: tuple[int, int], into: tuple[int, int]) -> Box:
+    """The largest picture of this aspect ratio that lies in the middle of an image.
+
+    Args:
+        size: Width and height of the picture as displayed, in any unit.
+        into: Height and width of the image.
+    """
+    (width, height), (room_height, room_width) = size, into
+    # By the longer edge first: a picture fits exactly into the shape that it gave rise to.
+    shown_width, shown_height = (max(round(max(into) * edge / max(size)), 1) for edge in size)
+    if shown_height > room_height:
+        shown_height = room_height
+        shown_width = max(round(room_height * width / height), 1)
+    elif shown_width > room_width:
+        shown_width = room_width
+        shown_height = max(round(room_width * height / width), 1)
+    top, left = (room_height - shown_height) // 2, (room_width - shown_width) // 2
+    return Box(top, left, shown_height, shown_width)
+
+
+def native_shape(size: tuple[int, int], longer_px: int) -> tuple[int, int]:
+    """Height and width of a picture without a letterbox, by its displayed width and height."""
+    box = fitted(size, (longer_px, longer_px))
+    return box.height, box.width
+
+
 def letterboxed(
-    frame: VideoFrame, pixel_aspect: float, side_px: int, reformatter: VideoReformatter
+    frame: VideoFrame, pixel_aspect: float, shape: tuple[int, int], reformatter: VideoReformatter
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame upright in RGB, as large as a square allows, between black bars.
+    """The frame upright in RGB, as large as an image allows, between black bars.
+
+    What lies behind transparent pixels is black.
 
     Args:
         frame: As decoded.
         pixel_aspect: Width over height of a stored pixel.
-        side_px: Side of the square.
+        shape: Height and width of the image.
         reformatter: Reused from frame to frame.
     """
     turn = orientation(frame)
-    displayed = displayed_size(frame, pixel_aspect)
-    width, height = (max(round(side_px * size / max(displayed)), 1) for size in displayed)
-    stored = (height, width) if turn.transposed else (width, height)
-    canvas = np.zeros((side_px, side_px, 3), np.uint8)
-    top, left = (side_px - height) // 2, (side_px - width) // 2
-    canvas[top : top + height, left : left + width] = turn.apply(
+    box = fitted(displayed_size(frame, pixel_aspect), shape)
+    stored = (box.height, box.width) if turn.transposed else (box.width, box.height)
+    canvas = np.zeros((*shape, 3), np.uint8)
+    canvas[box.top : box.top + box.height, box.left : box.left + box.width] = turn.apply(
         _scaled(frame, stored, "rgb24", reformatter)
     )
     return canvas
