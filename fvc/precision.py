@@ -1,5 +1,6 @@
 """On which device and in which number format a network is trained, and a remedy bfloat16 needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,33 +57,42 @@ def choose_precision(mixed: bool) -> Precision:
     return Precision(torch.device("cuda"), torch.bfloat16 if native else torch.float16)
 
 
-class DepthPaddedConv3d(nn.Conv3d):
-    """A Conv3d that adds its zero frames itself where bfloat16 on a CPU cannot.
+class PaddedConv3d(nn.Conv3d):
+    """A Conv3d that adds its zeros itself where bfloat16 on a CPU cannot.
 
     oneDNN returns wrong weight gradients (NaN, infinite, or off by their own
     size), and writes past its buffers, for a bfloat16 convolution in which
     every output frame needs padding: 3x3x3 or 3x1x1 over a depth of 2, 5x1x1
-    over 2 to 4. Nothing is raised. Seen with AVX512-BF16 on torch 2.13 and
+    over 2 to 4. It does the same where a height or width is shorter than the
+    kernel, for some strides and sizes of the other sides: 3x3x3 with stride 2
+    over 4 x 1 x 16. Nothing is raised. Seen with AVX512-BF16 on torch 2.13 and
     2.15. A depth that yields a single output frame is computed rightly, so the
     cheaper way is kept there. Forward passes and other formats are right.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not (_is_cpu_bfloat16(input) and self._pads_every_frame(input.shape[2])):
+        own = self.padding
+        added = self._added(input.shape[2:]) if _is_cpu_bfloat16(input) else (0, 0, 0)
+        if isinstance(own, str) or not any(added):
             return super()._conv_forward(input, weight, bias)
-        depth, height, width = (int(side) for side in self.padding)
-        padded = functional.pad(input, (0, 0, 0, 0, depth, depth))
-        padding = (0, height, width)
+        depth, height, width = added
+        padded = functional.pad(input, (width, width, height, height, depth, depth))
+        padding = [0 if done else side for side, done in zip(own, added, strict=True)]
         return functional.conv3d(
             padded, weight, bias, self.stride, padding, self.dilation, self.groups
         )
 
-    def _pads_every_frame(self, frames: int) -> bool:
-        if isinstance(self.padding, str) or self.padding_mode != "zeros" or not self.padding[0]:
-            return False
-        span = self.dilation[0] * (self.kernel_size[0] - 1) + 1
-        single_output = frames + 2 * self.padding[0] - span < self.stride[0]
-        return frames < span and not single_output
+    def _added(self, sizes: torch.Size) -> Sequence[int]:
+        """What has to be added to both ends of depth, height and width."""
+        if isinstance(self.padding, str) or self.padding_mode != "zeros":
+            return (0, 0, 0)
+        added = [0, 0, 0]
+        for axis, (size, padding) in enumerate(zip(sizes, self.padding, strict=True)):
+            span = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+            single_output = size + 2 * padding - span < self.stride[axis]
+            if size < span and not (axis == 0 and single_output):
+                added[axis] = padding
+        return added
 
 
 def _is_cpu_bfloat16(values: Tensor) -> bool:
@@ -94,7 +104,7 @@ def _is_cpu_bfloat16(values: Tensor) -> bool:
 
 
 def make_bf16_safe(network: nn.Module) -> None:
-    """Make every Conv3d in `network` a `DepthPaddedConv3d`, in place.
+    """Make every Conv3d in `network` a `PaddedConv3d`, in place.
 
     Weights, their names and all results but the wrong ones stay as they are.
     A layer with a forward pass of its own is left alone. Changing the class of
@@ -102,7 +112,7 @@ def make_bf16_safe(network: nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, nn.Conv3d) and _convolves_plainly(type(module)):
-            module.__class__ = DepthPaddedConv3d
+            module.__class__ = PaddedConv3d
 
 
 def _convolves_plainly(kind: type[nn.Conv3d]) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fvc.config import ModelConfig
 from fvc.networks import FEATURES, build_network
-from fvc.precision import DepthPaddedConv3d, Precision, choose_precision, make_bf16_safe
+from fvc.precision import PaddedConv3d, Precision, choose_precision, make_bf16_safe
 
 CONF = Path(__file__).parents[1] / "conf"
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def convolutions(name: str, num_frames: int) -> Layers:
         for layer_name, layer in network.named_modules():
             if isinstance(layer, nn.Conv3d):
                 layer.register_forward_hook(remember(layer_name))
-        network.features(torch.zeros(1, *network.clip_shape))
+        network.features(torch.zeros(1, 3, num_frames, side_px, side_px))
     return layers
 
 
@@ -97,17 +97,45 @@ def test_any_kernel_and_depth_are_safe(kernel: int, stride: int, depth: int) -> 
     assert gradient_error(layer, torch.Size((2, 8, depth, 4, 4))) < 0.02
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "shape"),
+    [
+        (3, 2, (4, 1, 16)),
+        (3, 2, (3, 1, 2)),
+        (3, 2, (1, 2, 1)),
+        (3, 2, (2, 16, 1)),
+        (3, 2, (16, 16, 1)),
+        (3, 1, (2, 1, 1)),
+        (7, 2, (8, 1, 16)),
+        (7, 2, (8, 2, 16)),
+    ],
+)
+def test_pictures_narrower_than_the_kernel_are_safe(
+    kernel: int, stride: int, shape: tuple[int, int, int]
+) -> None:
+    """They occur where a long thin video keeps its aspect ratio."""
+    layer = nn.Conv3d(
+        *(16, 16, (3, kernel, kernel)),
+        stride=(1 if kernel == 7 else stride, stride, stride),
+        padding=(1, kernel // 2, kernel // 2),
+        bias=False,
+    )
+    make_bf16_safe(layer)
+    assert gradient_error(layer, torch.Size((1, 16, *shape))) < 0.02
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_remedy_changes_no_result(depth: int) -> None:
     plain = nn.Conv3d(4, 4, 3, padding=1)
     safe = copy.deepcopy(plain)
     make_bf16_safe(safe)
-    clips = torch.randn(2, 4, depth, 8, 8)
-    assert isinstance(safe, DepthPaddedConv3d)
+    assert isinstance(safe, PaddedConv3d)
     assert list(safe.state_dict()) == list(plain.state_dict())
-    assert torch.equal(safe(clips), plain(clips))
-    with Precision(CPU, torch.bfloat16).autocast():
-        torch.testing.assert_close(safe(clips), plain(clips), rtol=0.02, atol=0.02)
+    for sides in ((8, 8), (8, 1), (2, 8)):
+        clips = torch.randn(2, 4, depth, *sides)
+        assert torch.equal(safe(clips), plain(clips))
+        with Precision(CPU, torch.bfloat16).autocast():
+            torch.testing.assert_close(safe(clips), plain(clips), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("padding_mode", ["replicate", "circular"])
