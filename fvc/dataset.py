@@ -1,164 +1,107 @@
-"""What a fold trains on, and in which batches."""
+"""The examples that a fold trains on: stored clips, and augmented versions stored or made."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from fvc.clip_files import load_clips
-from fvc.seeding import generator_for
+from fvc.config import AugmentConfig
 
-LABELS = {"real": 0, "fake": 1}
-PARTS = ("train", "validation", "test")
-
-
-def videos_of_fold(rows: Iterable[Mapping[str, Any]], fold: int) -> dict[str, dict[str, int]]:
-    """Divide the videos of `folds.parquet` into what trains, chooses and tests one fold.
-
-    Args:
-        rows: With the columns of the folds table.
-        fold: Which fold.
-
-    Returns:
-        For each of `train`, `validation` and `test`: labels (1 is fake) by
-        video id, sorted. Videos of the locked test are in none.
-
-    Raises:
-        ValueError: A part has no video.
-    """
-    parts: dict[str, dict[str, int]] = {name: {} for name in PARTS}
-    for row in sorted(rows, key=lambda row: row["video_id"]):
-        if row["part"] == "fold":
-            parts[_part(row, fold)][row["video_id"]] = LABELS[row["label"]]
-    empty = [name for name, videos in parts.items() if not videos]
-    if empty:
-        raise ValueError(f"fold {fold} has no video to {' or '.join(empty)}")
-    return parts
+Key = tuple[int, int]
+"""The epoch, counted from 0, and the number of an example."""
+Example = tuple[Tensor, int]
+"""A clip, uint8 of (T, C, H, W), and its label: 1 is fake."""
 
 
-def _part(row: Mapping[str, Any], fold: int) -> str:
-    if row["fold"] == fold:
-        return "test"
-    return "validation" if fold in row["validates"] else "train"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """How versions are made while a network trains: as stage `augment` would have made them."""
+
+    config: AugmentConfig
+    seed: int
+    """Of `params.yaml`."""
 
 
-def video_clips(videos: Iterable[str], clips: Path) -> Iterator[UInt8[Tensor, "N T C H W"]]:
-    """The stored clips of each video, mapped when it is asked for.
-
-    Raises:
-        FvcError: A file is missing or damaged.
-    """
-    for video_id in videos:
-        yield load_clips(clips / f"{video_id}.pt", "clips")
-
-
-class ClipDataset(Dataset[tuple[Tensor, Tensor]]):
+class ClipDataset(Dataset[Example]):
     """All clips and all augmented versions of some videos, one example each.
 
-    The files are mapped, not read, when the dataset is made, so that a missing
-    one is found before the first epoch.
+    An example depends on its key alone, so that any process may make it, and
+    training can go on anywhere in an epoch. The files are mapped once, when
+    the dataset is made, so that a missing one is found before the first epoch.
 
     Args:
         videos: Labels by video id.
         clips: The folder of the clips.
-        augmented: The folder of the augmented versions, or None for none.
+        versions: The folder of the stored versions, or how to make them, new
+            ones in every epoch; None for none.
 
     Raises:
         FvcError: A file is missing or damaged.
     """
 
-    def __init__(self, videos: Mapping[str, int], clips: Path, augmented: Path | None) -> None:
-        folders = [(clips, "clips")] + ([(augmented, "augment")] if augmented else [])
-        mapped = [
-            (load_clips(folder / f"{video_id}.pt", stage), label)
-            for video_id, label in videos.items()
-            for folder, stage in folders
-        ]
-        self._examples = [(clip, label) for tensor, label in mapped for clip in tensor]
-        self.labels = np.array([label for _, label in self._examples], np.int64)
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "T C H W"], Float[Tensor, ""]]:
-        clip, label = self._examples[index]
-        return clip, torch.tensor(float(label))
-
-
-class BalancedBatches(Sampler[list[int]]):
-    """Batches of indices, half of them real and half fake, for one epoch.
-
-    The epoch passes over the larger class once; the smaller one is repeated,
-    each of its examples as often as any other or once more. Real and fake
-    alternate throughout, so batches of an odd size, or of one, balance too.
-
-    Args:
-        labels: 1 is fake.
-        batch_size: The last batch may be smaller.
-        seed: Of `params.yaml`; the order depends on it and on `epoch` alone.
-        epoch: Counted from 0.
-
-    Raises:
-        ValueError: The batch size is below 1, or a class has no example.
-    """
+    labels: Int[np.ndarray, " examples"]
+    """Of each example; 1 is fake."""
 
     def __init__(
-        self, labels: Int[np.ndarray, "E"], batch_size: int, *, seed: int, epoch: int
+        self, videos: Mapping[str, int], clips: Path, versions: Path | Augmentation | None
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, below 1")
-        generator = generator_for(seed, "batches", epoch)
-        classes = [np.flatnonzero(labels == label) for label in LABELS.values()]
-        for name, members in zip(LABELS, classes, strict=True):
-            if not len(members):
-                raise ValueError(f"no example is {name}")
-        length = max(len(members) for members in classes)
-        orders = [_repeated(members, length, generator) for members in classes]
-        alternating = np.stack(orders, axis=1).reshape(-1)
-        starts = range(0, len(alternating), batch_size)
-        self._batches = [alternating[start : start + batch_size].tolist() for start in starts]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches)
+        self._origin = (dict(videos), clips, versions)
+        self._names = list(videos)
+        self._augmentation = versions if isinstance(versions, Augmentation) else None
+        self._clips = [load_clips(clips / f"{name}.pt", "clips") for name in videos]
+        self._versions = (
+            [load_clips(versions / f"{name}.pt", "augment") for name in videos]
+            if isinstance(versions, Path)
+            else []
+        )
+        counts = [self._num_clips(row) + self._num_versions(row) for row in range(len(videos))]
+        self._places = [(row, place) for row, count in enumerate(counts) for place in range(count)]
+        self.labels = np.repeat(np.array(list(videos.values()), np.int64), counts)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._places)
 
+    def __getitem__(self, key: Key) -> Example:
+        epoch, index = key
+        row, place = self._places[index]
+        label, version = int(self.labels[index]), place - self._num_clips(row)
+        if version < 0:
+            return self._clips[row][place], label
+        if self._augmentation is None:
+            return self._versions[row][version], label
+        return self._made(row, epoch * self._num_versions(row) + version), label
 
-def _repeated(
-    members: Int[np.ndarray, "M"], length: int, generator: np.random.Generator
-) -> Int[np.ndarray, "L"]:
-    """Shuffle the members again and again until there are `length` of them."""
-    rounds = -(-length // len(members))
-    return np.concatenate([generator.permutation(members) for _ in range(rounds)])[:length]
+    def hold(self, keep: Callable[[Sequence[Tensor]], list[Tensor]]) -> None:
+        """Read from copies instead of files: `keep` gives those of the tensors it is given."""
+        held = keep([*self._clips, *self._versions])
+        self._clips, self._versions = held[: len(self._clips)], held[len(self._clips) :]
 
+    # A worker that is sent the dataset maps the files itself: the pixels stay where they are.
+    def __getstate__(self) -> Any:
+        return self._origin
 
-def training_batches(
-    dataset: ClipDataset, batch_size: int, *, seed: int, epoch: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """The batches of one epoch: stored clips (B, T, C, H, W) and their labels (B).
+    def __setstate__(self, origin: Any) -> None:
+        self.__init__(*origin)  # type: ignore[misc]
 
-    No workers: for tensors that only have to be copied from mapped files they
-    cost two to four times more than they save.
+    def _num_clips(self, row: int) -> int:
+        return len(self._clips[row])
 
-    Raises:
-        ValueError: A class has no example.
-    """
-    batches = BalancedBatches(dataset.labels, batch_size, seed=seed, epoch=epoch)
-    # A generator of its own, or the loader would draw from torch's global random state.
-    return DataLoader(
-        dataset, batch_sampler=batches, collate_fn=stacked, generator=torch.Generator()
-    )
+    def _num_versions(self, row: int) -> int:
+        if self._augmentation is not None:
+            return self._augmentation.config.versions
+        return len(self._versions[row]) if self._versions else 0
 
+    def _made(self, row: int, version: int) -> UInt8[Tensor, "T C H W"]:
+        # Imported here: a machine that only trains on stored versions has no OpenCV.
+        from fvc.transforms import augmented_version
 
-def stacked(
-    examples: Sequence[tuple[UInt8[Tensor, "T C H W"], Float[Tensor, ""]]],
-) -> tuple[UInt8[Tensor, "B T C H W"], Float[Tensor, "B"]]:
-    """Make a batch of its examples."""
-    clips, labels = zip(*examples, strict=True)
-    return torch.stack(clips), torch.stack(labels)
+        config, seed = self._augmentation.config, self._augmentation.seed  # type: ignore[union-attr]
+        pixels = self._clips[row].numpy()
+        return torch.from_numpy(augmented_version(pixels, self._names[row], version, config, seed))

@@ -1,24 +1,25 @@
 """One epoch of training: batches in, changed weights and the epoch's series out."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from fvc.batches import Batch
 from fvc.config import TrainConfig
 from fvc.diagnostics import Tally, require_finite
 from fvc.networks import ClipClassifier
 from fvc.precision import Precision, choose_precision, make_bf16_safe
 from fvc.seeding import seed_for
 
-Batch = tuple[UInt8[Tensor, "_B T C H W"], Float[Tensor, "_B"]]
-"""Clips as stored, and their labels: 1 is fake. Batches may differ in size."""
+BatchesOfEpoch = Callable[[int], Iterable[Batch]]
+"""Gives the batches of an epoch from its number alone."""
 
 Item = TypeVar("Item")
 
@@ -116,7 +117,7 @@ def train_epoch(
         if batches_seen % CHECKED_BATCHES == 0:
             require_finite({"train/loss": loss.item()}, epoch)
         batches_seen += len(group)
-        clips += sum(len(labels) for _, labels in group)
+        clips += sum(len(batch.labels) for batch in group)
     series = tally.series(skips_overflow=training.scaler.is_enabled())
     require_finite(series, epoch)
     return {
@@ -130,11 +131,11 @@ def train_epoch(
 def _step(training: Training, group: Sequence[Batch], clip_norm: float, tally: Tally) -> Tensor:
     """One optimizer step on the mean loss over all clips of the group; gives that loss."""
     optimizer, scaler = training.optimizer, training.scaler
-    clips_in_step = sum(len(labels) for _, labels in group)
+    clips_in_step = sum(len(batch.labels) for batch in group)
     total = torch.zeros((), device=training.precision.device)
-    for pixels, labels in group:
-        labels = labels.to(training.precision.device, non_blocking=True)
-        logits = _forward(training, pixels)
+    for batch in group:
+        labels = batch.labels.to(training.precision.device, non_blocking=True)
+        logits = _forward(training, batch)
         losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         loss = losses.sum() / clips_in_step
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -148,11 +149,12 @@ def _step(training: Training, group: Sequence[Batch], clip_norm: float, tally: T
     return total
 
 
-def _forward(training: Training, pixels: UInt8[Tensor, "B T C H W"]) -> Float[Tensor, "B"]:
+def _forward(training: Training, batch: Batch) -> Float[Tensor, "_B"]:
     network, precision = training.network, training.precision
-    clips = network.normalise(pixels.to(precision.device, non_blocking=True))
+    mask = None if batch.mask is None else batch.mask.to(precision.device, non_blocking=True)
+    clips = network.normalise(batch.pixels.to(precision.device, non_blocking=True), mask)
     with precision.autocast():
-        logits = network(clips.contiguous(memory_format=precision.memory_format))
+        logits = network(clips.contiguous(memory_format=precision.memory_format), mask)
     return logits.squeeze(1).float()
 
 

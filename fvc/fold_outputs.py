@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fvc.dataset import PARTS
 from fvc.diagnostics import validation_series
 from fvc.errors import FvcError
+from fvc.fold_videos import PARTS
 from fvc.records import PREDICTIONS, part_in
 
 HISTORY_COLUMNS = (

@@ -1,6 +1,6 @@
 """Fit one network: epochs, validation, the best of them, and where to go on after a stop."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fvc.checkpoint import (
 )
 from fvc.config import TrainConfig
 from fvc.diagnostics import EpochRow, require_finite
-from fvc.epoch import Batch, start_training, train_epoch
+from fvc.epoch import BatchesOfEpoch, start_training, train_epoch
 from fvc.errors import FvcError
 from fvc.networks import ClipClassifier
 
@@ -33,7 +33,7 @@ class FitResult:
 
 def fit(
     network: ClipClassifier,
-    batches_of_epoch: Callable[[int], Iterable[Batch]],
+    batches_of_epoch: BatchesOfEpoch,
     validate: Callable[[ClipClassifier], Mapping[str, float]],
     config: TrainConfig,
     *,

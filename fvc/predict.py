@@ -39,9 +39,13 @@ def video_logit(logits: Float[Tensor, "N"]) -> float:
 
 
 def video_logits(
-    network: ClipClassifier, videos: Iterable[UInt8[Tensor, "N T C H W"]]
+    network: ClipClassifier, videos: Iterable[UInt8[Tensor, "_N T C _H _W"]]
 ) -> Float64[np.ndarray, "V"]:
-    """Score videos one after another; `videos` may load each when it is asked for."""
+    """Score videos one after another; `videos` may load each when it is asked for.
+
+    They may differ in their number of clips and, where the network takes
+    native clips, in height and width.
+    """
     return np.array([video_logit(clip_logits(network, pixels)) for pixels in videos], np.float64)
 
 

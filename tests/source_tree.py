@@ -14,10 +14,11 @@ def source_of(module: str) -> Path | None:
     return path.with_suffix(".py") if path.with_suffix(".py").is_file() else None
 
 
-def imports_of(source: Path) -> set[Path]:
-    """Our own files that a file imports, at the top or inside its functions."""
+def imports_of(source: Path, *, lazily: bool = True) -> set[Path]:
+    """Our own files that a file imports, at the top or, `lazily`, inside its functions."""
     modules = []
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if lazily else tree.body:
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -27,10 +28,11 @@ def imports_of(source: Path) -> set[Path]:
     return {path for path in found if path and "import" in path.read_text(encoding="utf-8")}
 
 
-def reach_of(source: Path) -> set[Path]:
+def reach_of(source: Path, *, lazily: bool = True) -> set[Path]:
+    """A file and our own files behind all its imports."""
     reached, waiting = set(), {source}
     while waiting:
         current = waiting.pop()
         reached.add(current)
-        waiting |= imports_of(current) - reached
+        waiting |= imports_of(current, lazily=lazily) - reached
     return reached

@@ -79,6 +79,10 @@ def test_an_override_reaches_the_parameters(tmp_path: Path) -> None:
         ("augment", "flip", {"probability": 1.5}, "augment.flip: probability is 1.5"),
         ("augment", "drop", {"probability": 1, "max_share": 1}, "augment.drop: max_share is 1.0"),
         ("augment", "noise", {"probability": 1, "max_std": -8}, "augment.noise: max_std is -8.0"),
+        ("loader", "persistent_workers", True, "loader: persistent_workers needs num_workers > 0"),
+        ("loader", "num_workers", -1, "loader: num_workers is -1, below 0"),
+        ("loader", "prefetch_factor", 0, "loader: prefetch_factor is 0, below 1"),
+        ("loader", "cache", "disk", "loader.cache: .*'none', 'ram' or 'device'"),
         ("clips", "num_frames", datetime.date(2020, 1, 1), "clips.num_frames: "),
     ],
 )
@@ -86,6 +90,25 @@ def test_a_wrong_value_is_refused_by_name(
     content: dict[str, Any], section: str, key: str, value: object, said: str
 ) -> None:
     content[section][key] = value
+    with pytest.raises(FvcError, match=said):
+        check_params(content, "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loader": {"num_workers": 2, "cache": "device"}}, "loader: cache device needs num_w"),
+        (
+            {"loader": {"cache": "device"}, "augment": {"mode": "on_the_fly"}},
+            "the file: loader.cache device needs augment.mode stored",
+        ),
+    ],
+)
+def test_contradictions_are_refused(
+    content: dict[str, Any], changes: dict[str, dict[str, Any]], said: str
+) -> None:
+    for section, values in changes.items():
+        content[section] |= values
     with pytest.raises(FvcError, match=said):
         check_params(content, "params.yaml")
 

@@ -1,132 +1,18 @@
-from collections import Counter
+import pickle
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from source_tree import ROOT
+from torch import Tensor
 
 from fvc.clip_files import save_clips
-from fvc.dataset import (
-    BalancedBatches,
-    ClipDataset,
-    training_batches,
-    video_clips,
-    videos_of_fold,
-)
+from fvc.config import load_params
+from fvc.dataset import Augmentation, ClipDataset
 from fvc.errors import FvcError
-
-
-def row(video_id: str, label: str, fold: int | None, validates: list[int]) -> dict[str, Any]:
-    part = "locked" if fold is None else "fold"
-    return {
-        "video_id": video_id,
-        "group": video_id,
-        "label": label,
-        "part": part,
-        "fold": fold,
-        "validates": validates,
-    }
-
-
-ROWS = [
-    row("tests_0", "real", 0, [1]),
-    row("tests_1", "fake", 1, [2]),
-    row("tests_2", "real", 2, [0]),
-    row("locked", "fake", None, []),
-]
-UNTESTED: dict[str, list[int]] = {"trains": [], "validates": [0]}
-
-
-@pytest.mark.parametrize("fold", range(3))
-def test_each_video_of_a_fold_has_one_part(fold: int) -> None:
-    parts = videos_of_fold(ROWS, fold)
-    assert list(parts["test"]) == [f"tests_{fold}"]
-    assert list(parts["validation"]) == [f"tests_{(fold - 1) % 3}"]
-    assert list(parts["train"]) == [f"tests_{(fold + 1) % 3}"]
-
-
-def test_fake_is_one_and_the_order_of_rows_is_nothing() -> None:
-    assert videos_of_fold(ROWS, 0) == videos_of_fold(ROWS[::-1], 0)
-    assert videos_of_fold(ROWS, 1)["test"] == {"tests_1": 1}
-    assert videos_of_fold(ROWS, 2)["test"] == {"tests_2": 0}
-
-
-def test_a_single_division_trains_on_what_no_fold_tests() -> None:
-    rows = [row("tests", "real", 0, []), row("locked", "fake", None, [])]
-    rows += [{**row(name, "fake", None, held), "part": "fold"} for name, held in UNTESTED.items()]
-    parts = videos_of_fold(rows, 0)
-    assert {part: list(videos) for part, videos in parts.items()} == {
-        "train": ["trains"],
-        "validation": ["validates"],
-        "test": ["tests"],
-    }
-
-
-def test_a_fold_without_validation_is_refused() -> None:
-    rows = [{**row, "validates": []} for row in ROWS]
-    with pytest.raises(ValueError, match="fold 0 has no video to validation"):
-        videos_of_fold(rows, 0)
-
-
-def batches(reals: int, fakes: int, batch_size: int, epoch: int = 0) -> list[np.ndarray]:
-    labels = np.array([0] * reals + [1] * fakes)
-    return [labels[batch] for batch in BalancedBatches(labels, batch_size, seed=0, epoch=epoch)]
-
-
-@pytest.mark.parametrize(("reals", "fakes"), [(12, 12), (5, 17), (30, 1)])
-@pytest.mark.parametrize("batch_size", [2, 4, 8])
-def test_each_batch_is_half_real_and_half_fake(reals: int, fakes: int, batch_size: int) -> None:
-    drawn = batches(reals, fakes, batch_size)
-    assert all(2 * batch.sum() == len(batch) for batch in drawn)
-    assert all(len(batch) == batch_size for batch in drawn[:-1])
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 5])
-def test_odd_batches_alternate(batch_size: int) -> None:
-    drawn = batches(9, 15, batch_size)
-    surplus = [2 * int(batch.sum()) - batch_size for batch in drawn if len(batch) == batch_size]
-    assert surplus == [-1 if position % 2 == 0 else 1 for position in range(len(surplus))]
-
-
-@pytest.mark.parametrize(("reals", "fakes"), [(7, 20), (20, 7), (8, 8)])
-@pytest.mark.parametrize("seed", range(3))
-def test_an_epoch_passes_over_the_larger_class_once(reals: int, fakes: int, seed: int) -> None:
-    labels = np.array([0] * reals + [1] * fakes)
-    counts = Counter(
-        index for batch in BalancedBatches(labels, 4, seed=seed, epoch=0) for index in batch
-    )
-    for label, size in ((0, reals), (1, fakes)):
-        times = [counts[int(index)] for index in np.flatnonzero(labels == label)]
-        assert sum(times) == max(reals, fakes)
-        assert max(times) - min(times) <= 1, "an example is repeated more than its like"
-        if size == max(reals, fakes):
-            assert set(times) == {1}
-
-
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    labels = np.arange(40) % 2
-
-    def order(seed: int, epoch: int) -> list[list[int]]:
-        return list(BalancedBatches(labels, 8, seed=seed, epoch=epoch))
-
-    torch.manual_seed(1)
-    first = order(0, 0)
-    torch.manual_seed(2)
-    assert order(0, 0) == first
-    assert order(0, 1) != first
-    assert order(1, 0) != first
-
-
-@pytest.mark.parametrize(("labels", "missing"), [([1, 1], "real"), ([0], "fake"), ([], "real")])
-def test_a_class_without_example_is_refused(labels: list[int], missing: str) -> None:
-    with pytest.raises(ValueError, match=f"no example is {missing}"):
-        BalancedBatches(np.array(labels, np.int64), 2, seed=0, epoch=0)
-
-
-def test_a_batch_size_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        BalancedBatches(np.array([0, 1]), 0, seed=0, epoch=0)
+from fvc.transforms import augmented_versions
 
 
 @pytest.fixture
@@ -144,9 +30,14 @@ def stored(tmp_path: Path) -> tuple[Path, Path]:
 VIDEOS = {"a": 0, "b": 1, "c": 1}
 
 
+def contents(dataset: ClipDataset, epoch: int = 0) -> list[tuple[bytes, int]]:
+    examples = [dataset[epoch, index] for index in range(len(dataset))]
+    return [(clip.numpy().tobytes(), label) for clip, label in examples]
+
+
 def test_every_clip_and_version_of_the_videos_is_an_example(stored: tuple[Path, Path]) -> None:
     dataset = ClipDataset(VIDEOS, *stored)
-    values = {int(dataset[index][0][0, 0, 0, 0]): int(dataset[index][1]) for index in range(15)}
+    values = {int(dataset[0, index][0][0, 0, 0, 0]): dataset[0, index][1] for index in range(15)}
     expected = {
         10 * number + value: label
         for number, label in enumerate(VIDEOS.values())
@@ -154,30 +45,29 @@ def test_every_clip_and_version_of_the_videos_is_an_example(stored: tuple[Path, 
     }
     assert len(dataset) == 15
     assert values == expected
+    assert dataset.labels.tolist() == [dataset[0, index][1] for index in range(15)]
+
+
+def test_stored_examples_are_the_same_in_every_epoch(stored: tuple[Path, Path]) -> None:
+    dataset = ClipDataset(VIDEOS, *stored)
+    assert contents(dataset, epoch=5) == contents(dataset)
 
 
 def test_without_augmented_versions_the_clips_remain(stored: tuple[Path, Path]) -> None:
     assert len(ClipDataset(VIDEOS, stored[0], None)) == 6
 
 
-def test_a_batch_holds_clips_as_stored(stored: tuple[Path, Path]) -> None:
-    drawn = list(training_batches(ClipDataset(VIDEOS, *stored), 4, seed=0, epoch=0))
-    assert len(drawn) == 5
-    for pixels, labels in drawn:
-        assert (pixels.dtype, pixels.shape) == (torch.uint8, (4, 4, 3, 6, 6))
-        assert (labels.dtype, labels.tolist()) == (torch.float32, [0, 1, 0, 1])
-        assert [VIDEOS["abc"[value // 10 % 10]] for value in pixels[:, 0, 0, 0, 0].tolist()] == [
-            0,
-            1,
-            0,
-            1,
-        ]
+def test_videos_may_have_clips_of_their_own_number_and_size(tmp_path: Path) -> None:
+    for number, video_id in enumerate("abc", start=1):
+        pixels = np.full((number, 4, 3, 4 * number, 12), number, np.uint8)
+        save_clips(tmp_path / f"{video_id}.pt", pixels, "key")
+    dataset = ClipDataset(VIDEOS, tmp_path, None)
+    found = [(int(clip.max()), clip.shape[2], label) for clip, label in examples_of(dataset)]
+    assert found == [(1, 4, 0), (2, 8, 1), (2, 8, 1), (3, 12, 1), (3, 12, 1), (3, 12, 1)]
 
 
-def test_loading_draws_no_random_numbers(stored: tuple[Path, Path]) -> None:
-    state = torch.get_rng_state()
-    list(training_batches(ClipDataset(VIDEOS, *stored), 4, seed=0, epoch=0))
-    assert torch.equal(torch.get_rng_state(), state)
+def examples_of(dataset: ClipDataset) -> list[tuple[Tensor, int]]:
+    return [dataset[0, index] for index in range(len(dataset))]
 
 
 @pytest.mark.parametrize(("folder", "stage"), [(0, "clips"), (1, "augment")])
@@ -189,6 +79,66 @@ def test_a_missing_file_is_named_with_its_stage(
         ClipDataset(VIDEOS, *stored)
 
 
-def test_the_clips_of_a_video_are_its_own(stored: tuple[Path, Path]) -> None:
-    first = [int(pixels[0, 0, 0, 0, 0]) for pixels in video_clips(["d", "a"], stored[0])]
-    assert first == [30, 0]
+def test_a_copy_sent_elsewhere_holds_the_same_and_no_pixels(stored: tuple[Path, Path]) -> None:
+    dataset = ClipDataset(VIDEOS, *stored)
+    sent = pickle.dumps(dataset)
+    assert len(sent) < 1000, "the clips travel with the dataset"
+    assert contents(pickle.loads(sent)) == contents(dataset)
+
+
+AUGMENT = replace(load_params(ROOT / "params.yaml").augment, versions=3)
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """Three videos of two clips each."""
+    generator = np.random.default_rng(0)
+    for video_id in VIDEOS:
+        pixels = generator.integers(0, 256, (2, 4, 3, 16, 20), np.uint8)
+        save_clips(tmp_path / "clips" / f"{video_id}.pt", pixels, "key")
+    return tmp_path / "clips"
+
+
+def live(clips: Path, seed: int = 0) -> ClipDataset:
+    return ClipDataset(VIDEOS, clips, Augmentation(config=AUGMENT, seed=seed))
+
+
+def test_the_first_epoch_on_the_fly_is_what_would_be_stored(noise: Path, tmp_path: Path) -> None:
+    for video_id in VIDEOS:
+        versions = augmented_versions(noise / f"{video_id}.pt", config=AUGMENT, seed=0)
+        save_clips(tmp_path / "augmented" / f"{video_id}.pt", versions, "key")
+    stored = ClipDataset(VIDEOS, noise, tmp_path / "augmented")
+    made = live(noise)
+    assert len(made) == len(stored) == 15
+    assert made.labels.tolist() == stored.labels.tolist()
+    assert contents(made) == contents(stored)
+
+
+def test_later_epochs_make_the_versions_after_those(noise: Path) -> None:
+    made = live(noise)
+    later = replace(AUGMENT, versions=9)
+    for row, video_id in enumerate(VIDEOS):
+        all_of_them = augmented_versions(noise / f"{video_id}.pt", config=later, seed=0)
+        for epoch in range(3):
+            for version in range(3):
+                clip, _ = made[epoch, 5 * row + 2 + version]
+                expected = torch.from_numpy(all_of_them[3 * epoch + version])
+                assert torch.equal(clip, expected)
+
+
+def test_an_example_on_the_fly_depends_on_its_key_alone(noise: Path) -> None:
+    made = live(noise)
+    ahead = [made[2, index][0] for index in reversed(range(15))][::-1]
+    again = [live(noise)[2, index][0] for index in range(15)]
+    assert all(torch.equal(*pair) for pair in zip(ahead, again, strict=True))
+    other = [live(noise, seed=1)[2, index][0] for index in range(15)]
+    assert not all(torch.equal(*pair) for pair in zip(ahead, other, strict=True))
+
+
+def test_held_clips_are_read_no_more(noise: Path) -> None:
+    made = live(noise)
+    before = contents(made, epoch=1)
+    made.hold(lambda clips: [clip.clone() for clip in clips])
+    assert contents(made, epoch=1) == before
+    made.hold(lambda clips: [torch.zeros_like(clip) for clip in clips])
+    assert contents(made, epoch=1) != before

@@ -6,9 +6,10 @@ import torch
 from settings import clips_config
 from torch import Tensor, nn
 
+from fvc.batches import Batch
 from fvc.config import ModelConfig, TrainConfig
 from fvc.diagnostics import SERIES
-from fvc.epoch import Batch, accumulation_steps, grouped, start_training, train_epoch
+from fvc.epoch import accumulation_steps, grouped, start_training, train_epoch
 from fvc.errors import FvcError
 from fvc.networks import ClipClassifier, build_network
 
@@ -45,7 +46,7 @@ def random_batch(size: int, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     shape = (size, 4, 3, 16, 16)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return pixels, (torch.arange(size) % 2).float()
+    return Batch(pixels, (torch.arange(size) % 2).float())
 
 
 def trained_weights(batches: list[Batch], config: TrainConfig, dropout: float = 0.0) -> Tensor:
@@ -73,12 +74,12 @@ def test_the_last_group_may_be_shorter() -> None:
 )
 def test_accumulated_batches_train_as_one(batch_size: int, sizes: list[int]) -> None:
     # Stochastic descent, since the steps of Adam do not depend on the gradient's scale.
-    pixels, labels = random_batch(4)
+    pixels, labels, _ = random_batch(4)
     results = []
     for config, parts in ((CONFIG, [4]), (replace(CONFIG, batch_size=batch_size), sizes)):
         training = start_training(small_network(), config)
         descent = torch.optim.SGD(training.network.parameters(), lr=0.1)
-        batches = list(zip(pixels.split(parts), labels.split(parts), strict=True))  # type: ignore[no-untyped-call]
+        batches = list(map(Batch, pixels.split(parts), labels.split(parts)))  # type: ignore[no-untyped-call]
         train_epoch(replace(training, optimizer=descent), batches, config, seed=0, epoch=0)
         weights = training.network.state_dict().values()
         results.append(torch.cat([value.flatten() for value in weights]))
@@ -170,7 +171,7 @@ def test_a_step_of_the_real_network_is_finite_in_mixed_precision() -> None:
     pixels = torch.randint(0, 256, (2, 8, 3, 64, 64), dtype=torch.uint8)
     row = train_epoch(
         start_training(network, config),
-        [(pixels, torch.tensor([0.0, 1.0]))],
+        [Batch(pixels, torch.tensor([0.0, 1.0]))],
         config,
         seed=0,
         epoch=0,

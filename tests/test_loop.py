@@ -12,9 +12,9 @@ import torch
 from settings import clips_config
 from torch import nn
 
+from fvc.batches import Batch
 from fvc.config import ModelConfig, TrainConfig
 from fvc.diagnostics import MEASURED_SERIES, EpochRow, validation_series
-from fvc.epoch import Batch
 from fvc.errors import FvcError
 from fvc.loop import FitResult, best_epoch, fit, is_finished
 from fvc.networks import ClipClassifier, build_network
@@ -68,7 +68,7 @@ def made_clips() -> torch.Tensor:
 def batches_of_epoch(epoch: int) -> list[Batch]:
     order = torch.randperm(8, generator=torch.Generator().manual_seed(epoch))
     pixels = made_clips()
-    return [(pixels[rows], LABELS[rows].float()) for rows in order.reshape(2, 4)]
+    return [Batch(pixels[rows], LABELS[rows].float()) for rows in order.reshape(2, 4)]
 
 
 def validate(network: ClipClassifier) -> dict[str, float]:
@@ -291,7 +291,7 @@ def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     def poisoned(epoch: int) -> list[Batch]:
         batches = batches_of_epoch(epoch)
         nothing = torch.full((4,), torch.nan)
-        return batches if epoch < 2 else [(pixels, nothing) for pixels, _ in batches]
+        return batches if epoch < 2 else [Batch(batch.pixels, nothing) for batch in batches]
 
     with pytest.raises(FvcError, match=r"epoch 2: train/loss is nan.*train\.learning_rate"):
         fit(
@@ -329,7 +329,7 @@ def test_the_real_network_resumes_byte_for_byte(tmp_path: Path) -> None:
     clips = clips_config(1, 8, 32)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (4, 8, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    batch = pixels, torch.tensor([0.0, 1.0, 0.0, 1.0])
+    batch = Batch(pixels, torch.tensor([0.0, 1.0, 0.0, 1.0]))
 
     def run(folder: Path, stop_after: int) -> list[bytes]:
         def stop(history: Sequence[EpochRow]) -> None:

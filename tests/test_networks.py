@@ -20,7 +20,9 @@ from fvc.networks import (
     save_network,
 )
 from fvc.networks.inception import InceptionBlock
+from fvc.networks.padding import masked_mean
 from fvc.networks.resnet3d import KINETICS, kinetics_path
+from fvc.precision import make_bf16_safe
 
 CLIPS = clips_config(1, 8, 32)
 
@@ -138,6 +140,155 @@ def test_pixels_are_normalised_by_the_kinetics_statistics() -> None:
 def test_other_input_is_refused(clips: Tensor) -> None:
     with pytest.raises(ValueError, match=r"not \(N, 3, 8, 32, 32\) of floating point"):
         small_network()(clips)
+
+
+NATIVE = clips_config(1, 8, 32, fit="native")
+
+
+def native_network(features: nn.Module, channels: int = 4) -> ClipClassifier:
+    return ClipClassifier(features, channels=channels, dropout=0.5, clips=NATIVE).eval()
+
+
+def padded_batch(sizes: list[tuple[int, int]], filling: int = 0) -> tuple[Tensor, Tensor]:
+    """Clips of these sizes in 32 x 32, and the mask of their pixels."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.full((len(sizes), 8, 3, 32, 32), filling, dtype=torch.uint8)
+    mask = torch.zeros(len(sizes), 32, 32, dtype=torch.bool)
+    for clip, own, (height, width) in zip(pixels, mask, sizes, strict=True):
+        shape = (8, 3, height, width)
+        clip[..., :height, :width] = torch.randint(0, 256, shape, generator=generator)
+        own[:height, :width] = True
+    return pixels, mask
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 1), (1, 32), (18, 32), (32, 31)])
+def test_native_clips_have_any_size_with_one_longest_edge(size: tuple[int, int]) -> None:
+    assert native_network(nn.Conv3d(3, 4, 1))(torch.randn(2, 3, 8, *size)).shape == (2, 1)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (33, 32), (32, 64), (31, 1), (64,), (32, 32, 32)])
+def test_native_clips_with_another_longest_edge_are_refused(size: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"not \(N, 3, 8, H, W with max\(H, W\) = 32\)"):
+        native_network(nn.Conv3d(3, 4, 1))(torch.randn(2, 3, 8, *size))
+
+
+@pytest.mark.parametrize("size", [(32, 16), (16, 32), (16, 16)])
+def test_letterboxed_clips_stay_square(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"not \(N, 3, 8, 32, 32\) of floating point"):
+        small_network()(torch.zeros(2, 3, 8, *size))
+
+
+SIZES = [(32, 18), (9, 32), (32, 32), (32, 1)]
+
+
+def test_what_padding_holds_has_no_influence(network: ClipClassifier) -> None:
+    scored = ClipClassifier(network.features, channels=16, dropout=0.5, clips=NATIVE).eval()
+    results = []
+    for filling in (0, 255):
+        pixels, mask = padded_batch(SIZES, filling)
+        clips = scored.normalise(pixels, mask)
+        assert not clips[~mask[:, None, None].expand_as(clips)].any(), "padding is not zero"
+        with torch.inference_mode():
+            results.append(scored(clips, mask))
+    assert torch.equal(*results)
+
+
+def test_a_padded_clip_scores_as_it_does_alone() -> None:
+    torch.manual_seed(0)
+    scored = build_network(model_config(), NATIVE).eval()
+    for layer in scored.modules():
+        if isinstance(layer, nn.BatchNorm3d):
+            # As after training: what was zero before the layer is not zero after it.
+            nn.init.normal_(layer.bias, 0.2, 0.3)
+    pixels, mask = padded_batch(SIZES)
+    with torch.inference_mode():
+        together = scored(scored.normalise(pixels, mask), mask)
+        unaware = scored(scored.normalise(pixels))
+        for row, (height, width) in enumerate(SIZES):
+            alone = scored(scored.normalise(pixels[row : row + 1, ..., :height, :width]))
+            torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+            if height * width < 32 * 32:
+                assert (unaware[row] - alone).abs() > 1e-2, "this network does not see the padding"
+
+
+def test_a_layer_that_does_not_keep_the_size_is_refused() -> None:
+    network = native_network(nn.Conv3d(3, 4, 3))
+    pixels, mask = padded_batch(SIZES)
+    with pytest.raises(ValueError, match=r"takes \(32, 32\) to \(30, 30\), so padding"):
+        network(network.normalise(pixels, mask), mask)
+
+
+def test_no_trace_of_the_mask_is_left_in_the_network(network: ClipClassifier) -> None:
+    scored = ClipClassifier(network.features, channels=16, dropout=0.5, clips=NATIVE).eval()
+    pixels, mask = padded_batch(SIZES)
+    clips = scored.normalise(pixels)
+    with torch.inference_mode():
+        before = scored(clips)
+        scored(scored.normalise(pixels, mask), mask)
+        assert torch.equal(scored(clips), before)
+
+
+def test_clips_that_fill_the_batch_score_as_without_a_mask(network: ClipClassifier) -> None:
+    pixels, mask = padded_batch([(32, 32)] * 2)
+    with torch.inference_mode():
+        clips = network.normalise(pixels)
+        assert torch.equal(network.normalise(pixels, mask), clips)
+        torch.testing.assert_close(network(clips, mask), network(clips))
+
+
+def test_the_masked_mean_is_that_of_the_part() -> None:
+    features = torch.randn(3, 2, 4, 5, 6)
+    mask = torch.zeros(3, 5, 6, dtype=torch.bool)
+    sizes = [(5, 6), (1, 6), (3, 1)]
+    for own, (height, width) in zip(mask, sizes, strict=True):
+        own[:height, :width] = True
+    pooled = masked_mean(features, mask)
+    for row, (height, width) in enumerate(sizes):
+        expected = features[row, :, :, :height, :width].mean((1, 2, 3))
+        torch.testing.assert_close(pooled[row], expected)
+    constant = torch.full((3, 2, 4, 5, 6), 0.75)
+    assert torch.equal(masked_mean(constant, mask), torch.full((3, 2), 0.75))
+
+
+def test_gradients_flow_through_the_mask_and_not_from_the_padding() -> None:
+    features = nn.Conv3d(3, 4, 1)
+    network = native_network(features)
+    pixels, mask = padded_batch(SIZES)
+    # Values as they are in the middle of a network, where padding is not zero any more.
+    clips = network.normalise(pixels).requires_grad_()
+    network(clips, mask).sum().backward()
+    assert clips.grad is not None
+    given = clips.grad.abs().sum((1, 2))
+    assert (given[mask] > 0).all()
+    assert not given[~mask].any()
+    assert features.weight.grad is not None
+    assert features.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("size", [(64, 4), (4, 64), (64, 1)])
+def test_long_thin_clips_are_trained_on(size: tuple[int, int]) -> None:
+    config = clips_config(1, 8, 64, fit="native")
+    torch.manual_seed(0)
+    network = build_network(model_config(), config)
+    make_bf16_safe(network)
+    pixels = torch.randint(0, 256, (2, 8, 3, *size), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(network.normalise(pixels))
+    (logits[0] - logits[1]).sum().backward()
+    assert logits.isfinite().all()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), f"{name} has no usable gradient"
+
+
+def test_a_native_network_is_described_as_one(tmp_path: Path) -> None:
+    network = ClipClassifier(
+        build_network(model_config(), NATIVE).features, channels=16, dropout=0.5, clips=NATIVE
+    )
+    save_network(network, tmp_path, model_config(), NATIVE)
+    assert json.loads((tmp_path / "network.json").read_text())["clips"]["fit"] == "native"
+    with torch.inference_mode():
+        assert load_network(tmp_path)(torch.zeros(1, 3, 8, 32, 8)).shape == (1, 1)
 
 
 def test_logits_are_exact_under_autocast() -> None:

@@ -63,6 +63,16 @@ def test_videos_are_loaded_one_at_a_time(network: ClipClassifier) -> None:
     assert len(video_logits(network, load())) == 3
 
 
+def test_videos_may_differ_in_size_and_number_of_clips(network: ClipClassifier) -> None:
+    native = ClipClassifier(
+        network.features, channels=6, dropout=0.5, clips=clips_config(3, 4, 16, fit="native")
+    )
+    videos = [random_pixels(0, 2)[..., :9], random_pixels(1, 11)[..., :1, :], random_pixels(2, 1)]
+    logits = video_logits(native, videos)
+    assert logits.tolist() == [video_logit(clip_logits(native, pixels)) for pixels in videos]
+    assert np.isfinite(logits).all()
+
+
 def test_the_logit_of_a_video_is_the_mean() -> None:
     assert video_logit(torch.tensor([1.0, 2.0, 6.0])) == 3.0
 

@@ -1,3 +1,5 @@
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,14 +40,11 @@ class Corpus:
             split=replace(params.split, folds=(0, 1)),
             train=replace(params.train, epochs=2),
         )
-        generator = np.random.default_rng(0)
+        self.write_clips()
         rows: list[dict[str, object]] = []
         for number in range(16):
             label = "fake" if number % 2 else "real"
             video_id = f"youtube_{number:02}"
-            pixels = generator.integers(0, 156, (1, 4, 3, 16, 16), np.uint8) + 90 * (number % 2)
-            for folder in ("clips", "augmented"):
-                save_clips(root / folder / f"{video_id}.pt", pixels.astype(np.uint8), "key")
             rows.append(
                 {
                     "video_id": video_id,
@@ -58,6 +57,16 @@ class Corpus:
             )
         FOLDS.write(root / "folds.parquet", FOLDS.frame(rows))
         write_json(root / "clips.json", {"data_sha256": "d" * 64})
+
+    def write_clips(self, sizes: Sequence[tuple[int, int]] = ((16, 16),), most: int = 1) -> None:
+        """Give each video clips of one of these sizes, 1 to `most` of them."""
+        generator = np.random.default_rng(0)
+        for number in range(16):
+            shape = (1 + number % most, 4, 3, *sizes[number % len(sizes)])
+            pixels = generator.integers(0, 156, shape, np.uint8) + 90 * (number % 2)
+            for folder in ("clips", "augmented"):
+                target = self.root / folder / f"youtube_{number:02}.pt"
+                save_clips(target, pixels.astype(np.uint8), "key")
 
     def train(self, fold: int, model: str = "models/0") -> Path:
         train.run(
@@ -78,7 +87,7 @@ class Corpus:
 def corpus(tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """With a network so small that it is not the point."""
     del store
-    monkeypatch.setitem(networks.FEATURES, "r3d_18", lambda _: nn.Conv3d(3, 512, 3))
+    monkeypatch.setitem(networks.FEATURES, "r3d_18", lambda _: nn.Conv3d(3, 512, 3, padding=1))
     return Corpus(tmp_path)
 
 
@@ -145,6 +154,36 @@ def test_other_clips_are_trained_on_anew(corpus: Corpus, store: MlflowClient) ->
         "a checkpoint of other clips was resumed"
     )
     assert len(fold_runs(store)) == 2
+
+
+def test_the_loader_changes_neither_outputs_nor_run(corpus: Corpus, store: MlflowClient) -> None:
+    first = contents(corpus.train(0))
+    for checkpoint in (corpus.root / "checkpoints" / "0").iterdir():
+        checkpoint.unlink()
+    loader = replace(corpus.params.loader, cache="ram", prefetch_batches=0)
+    corpus.params = replace(corpus.params, loader=loader)
+    assert contents(corpus.train(0, "again")) == first
+    assert len(fold_runs(store)) == 1, "another loader is taken for another training"
+
+
+def test_on_the_fly_needs_no_stored_versions(corpus: Corpus) -> None:
+    stored = contents(corpus.train(0))
+    shutil.rmtree(corpus.root / "augmented")
+    augment = replace(corpus.params.augment, mode="on_the_fly", versions=2)
+    corpus.params = replace(corpus.params, augment=augment)
+    first = contents(corpus.train(0, "first"))
+    assert first["weights.safetensors"] != stored["weights.safetensors"]
+    assert contents(corpus.train(0, "resumed")) == first
+
+
+def test_videos_may_differ_in_size_and_number_of_clips(corpus: Corpus) -> None:
+    corpus.write_clips(sizes=[(16, 9), (12, 16), (16, 16)], most=3)
+    clips = replace(corpus.params.clips, fit="native", views="rolling", num_clips=3)
+    corpus.params = replace(corpus.params, clips=clips)
+    predictions = PREDICTIONS.read(corpus.train(0) / "predictions.parquet")
+    counts = {int(row["video_id"][-2:]): row["num_clips"] for row in predictions.to_dicts()}
+    assert counts == {number: 1 + number % 3 for number in range(16)}
+    assert predictions["logit"].is_finite().all()
 
 
 @pytest.mark.parametrize("fold", [-1, 2])

@@ -19,8 +19,14 @@ from fvc.config.augmentation import (
     ShareConfig,
 )
 from fvc.config.data import ClipsConfig, ExtractConfig, IndexConfig, SplitConfig
-from fvc.config.section import Section
-from fvc.config.training import EvaluateConfig, ModelConfig, ServingConfig, TrainConfig
+from fvc.config.section import Section, require
+from fvc.config.training import (
+    EvaluateConfig,
+    LoaderConfig,
+    ModelConfig,
+    ServingConfig,
+    TrainConfig,
+)
 from fvc.errors import FvcError
 
 __all__ = [
@@ -34,6 +40,7 @@ __all__ = [
     "EvaluateConfig",
     "ExtractConfig",
     "IndexConfig",
+    "LoaderConfig",
     "ModelConfig",
     "NoiseConfig",
     "Params",
@@ -59,8 +66,13 @@ class Params(Section):
     augment: AugmentConfig
     model: ModelConfig
     train: TrainConfig
+    loader: LoaderConfig
     evaluate: EvaluateConfig
     serving: ServingConfig
+
+    def __post_init__(self) -> None:
+        stays = self.augment.mode == "stored" or self.loader.cache != "device"
+        require(stays, "loader.cache device needs augment.mode stored: the CPU makes the versions")
 
 
 def load_params(source: Path) -> Params:

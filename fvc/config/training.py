@@ -55,6 +55,35 @@ class TrainConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LoaderConfig(Section):
+    """How training clips reach the network: it decides how fast, and never what is learnt."""
+
+    num_workers: int
+    """Processes that make batches. They pay where versions are made on the fly; stored clips
+    only have to be copied, and 0 is faster."""
+    persistent_workers: bool
+    """Keep the workers from one epoch to the next."""
+    prefetch_factor: int
+    """Batches that each worker makes in advance; not read without workers."""
+    prefetch_batches: int
+    """Batches that one thread makes in advance, 0 for no thread; not read with workers."""
+    pin_memory: bool
+    """Put batches where a GPU can fetch them while it computes; not read on a CPU."""
+    cache: Literal["none", "ram", "device"]
+    """Where all training clips are kept: in their files, mapped; copied to memory; or on the
+    device that trains."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "prefetch_batches"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, below 0")
+        require(self.prefetch_factor >= 1, f"prefetch_factor is {self.prefetch_factor}, below 1")
+        workers = self.num_workers > 0
+        require(workers or not self.persistent_workers, "persistent_workers needs num_workers > 0")
+        reaches = self.cache != "device" or not workers
+        require(reaches, "cache device needs num_workers 0: workers cannot reach the device")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig(Section):
     """How the evidence is weighed."""
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fvc.config import ClipsConfig, ModelConfig
 from fvc.errors import FvcError
 from fvc.files import read_json, replacing, write_json
+from fvc.networks.padding import masked_mean, padded_features
 from fvc.networks.resnet3d import KINETICS, r3d_18_features
 
 FEATURES: dict[str, Callable[[ModelConfig], nn.Module]] = {"r3d_18": r3d_18_features}
@@ -24,6 +25,11 @@ DESCRIPTION = "network.json"
 
 class ClipClassifier(nn.Module):
     """Features of a clip, averaged over time and space, to one logit; positive means fake.
+
+    Clips of several sizes go together when they are padded, at the bottom and
+    right, to the size of the largest, with a mask that says which pixels are
+    theirs. In evaluation each then has the logit that it has alone; in
+    training, batch normalisation sees the padding, too.
 
     Args:
         features: Gives (N, channels, t, h, w) for clips (N, 3, T, H, W).
@@ -39,7 +45,7 @@ class ClipClassifier(nn.Module):
         self, features: nn.Module, *, channels: int, dropout: float, clips: ClipsConfig
     ) -> None:
         super().__init__()
-        self.clip_shape = (3, clips.num_frames, clips.side_px, clips.side_px)
+        self.clips = clips
         preset = KINETICS.transforms()
         self.register_buffer("mean", torch.tensor(preset.mean))
         self.register_buffer("std", torch.tensor(preset.std))
@@ -48,27 +54,47 @@ class ClipClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, 1)
 
-    def normalise(self, pixels: UInt8[Tensor, "N T C H W"]) -> Float[Tensor, "N C T H W"]:
+    def normalise(
+        self, pixels: UInt8[Tensor, "N T C H W"], mask: Bool[Tensor, "N H W"] | None = None
+    ) -> Float[Tensor, "N C T H W"]:
         """Turn stored RGB into what `forward` takes, by the Kinetics-400 mean and deviation."""
         mean, std = (values[:, None, None, None] for values in (self.mean, self.std))
-        return (pixels.movedim(1, 2).contiguous() / 255 - mean) / std
+        clips = (pixels.movedim(1, 2).contiguous() / 255 - mean) / std
+        return clips if mask is None else clips.masked_fill(~mask[:, None, None], 0)
 
-    def forward(self, clips: Tensor) -> Float[Tensor, "N 1"]:
+    def forward(
+        self, clips: Tensor, mask: Bool[Tensor, "N H W"] | None = None
+    ) -> Float[Tensor, "N 1"]:
         """Score normalised clips of shape (N, 3, T, H, W).
 
         The last layer is computed in float32 even under autocast: bfloat16
         would leave logits with three decimal digits.
 
+        Args:
+            clips: What `normalise` gave.
+            mask: As `normalise` took it; None where no clip is padded.
+
         Raises:
             ValueError: The clips are of another shape, or not floating point.
         """
-        if clips.shape[1:] != self.clip_shape or not clips.is_floating_point():
-            expected = ", ".join(map(str, self.clip_shape))
-            given = f"{tuple(clips.shape)} of {clips.dtype}"
-            raise ValueError(f"clips are {given}, not (N, {expected}) of floating point")
-        pooled = self.pool(self.features(clips)).flatten(1)
+        self._check(clips)
+        if mask is None:
+            pooled = self.pool(self.features(clips)).flatten(1)
+        else:
+            pooled = masked_mean(*padded_features(self.features, clips, mask))
         with torch.autocast(clips.device.type, enabled=False):
             return self.classifier(self.dropout(pooled.float()))
+
+    def _check(self, clips: Tensor) -> None:
+        frames, side_px = self.clips.num_frames, self.clips.side_px
+        square = self.clips.fit == "letterbox"
+        sides = clips.shape[3:]
+        # Of native clips, padded or not, the longer edge is the same.
+        fits = len(sides) == 2 and max(sides) == side_px and (not square or min(sides) == side_px)
+        if not (fits and clips.shape[1:3] == (3, frames) and clips.is_floating_point()):
+            edges = f"{side_px}, {side_px}" if square else f"H, W with max(H, W) = {side_px}"
+            given = f"{tuple(clips.shape)} of {clips.dtype}"
+            raise ValueError(f"clips are {given}, not (N, 3, {frames}, {edges}) of floating point")
 
 
 def build_network(model: ModelConfig, clips: ClipsConfig) -> ClipClassifier:

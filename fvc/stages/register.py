@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,11 +20,11 @@ from mlflow.tracking import MlflowClient
 from fvc import serving, tracking
 from fvc.calibration import Calibration, judge
 from fvc.clip_files import read_key
-from fvc.config import Params, load_params
-from fvc.dataset import LABELS, video_clips
+from fvc.config import ClipsConfig, Params, load_params
 from fvc.diagnostics import validation_series
 from fvc.errors import FvcError
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
+from fvc.fold_videos import LABELS, video_clips
 from fvc.metrics import Outcomes, estimate, roc_auc_gain
 from fvc.networks import WEIGHTS, ClipClassifier, load_network, read_description
 from fvc.predict import probability_fake, video_logits
@@ -36,7 +36,7 @@ from fvc.tracking.store import connect
 
 NAME = "fvc"
 LOCKED = "locked.parquet"
-PIXELS = ("num_clips", "num_frames", "side_px")
+PIXELS = tuple(field.name for field in fields(ClipsConfig) if field.name != "timeout_s")
 """What two networks must have in common to see the same clips."""
 
 

@@ -13,14 +13,17 @@ import torch
 from fvc import plots, tracking
 from fvc.clip_files import read_key
 from fvc.config import Params, load_params
-from fvc.dataset import ClipDataset, training_batches, video_clips, videos_of_fold
+from fvc.dataset import Augmentation, ClipDataset
 from fvc.diagnostics import MEASURED_SERIES, SERIES, EpochRow, validation_series
 from fvc.errors import FvcError
 from fvc.files import read_json, replacing, sha256_of, sha256_of_file
 from fvc.fold_outputs import final_results
+from fvc.fold_videos import video_clips, videos_of_fold
+from fvc.loading import ClipLoader
 from fvc.loop import FitResult, fit
 from fvc.metrics import Outcomes, confusion_matrix
 from fvc.networks import WEIGHTS, ClipClassifier, build_network, save_network
+from fvc.precision import choose_precision
 from fvc.predict import probability_fake, video_logits
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
@@ -31,9 +34,10 @@ Parts = Mapping[str, Mapping[str, int]]
 
 PACKAGE = Path(tracking.__file__).parents[1]
 CODE = (
-    *("checkpoint.py", "clip_files.py", "dataset.py", "diagnostics.py", "epoch.py", "loop.py"),
-    *("networks/__init__.py", "networks/inception.py", "networks/resnet3d.py", "precision.py"),
-    *("predict.py", "seeding.py"),
+    *("batches.py", "caching.py", "checkpoint.py", "clip_files.py", "dataset.py", "diagnostics.py"),
+    *("epoch.py", "fold_videos.py", "loading.py", "loop.py", "networks/__init__.py"),
+    *("networks/inception.py", "networks/padding.py", "networks/resnet3d.py", "precision.py"),
+    *("predict.py", "seeding.py", "transforms.py"),
 )
 """The modules behind trained weights: a checkpoint of other code is not resumed."""
 
@@ -44,16 +48,27 @@ def binding_of(
     """A hash of all that the weights depend on: a training with another one starts anew."""
     videos = sorted(video_id for part in parts.values() for video_id in part)
     pretrained = Path(identity.params.model.pretrained)
+    versions = training_versions(identity.params, augmented)
+    folders = (clips, versions) if isinstance(versions, Path) else (clips,)
     return sha256_of(
         [
             identity.cv_key,
             fold,
-            [read_key(folder / f"{name}.pt") for folder in (clips, augmented) for name in videos],
+            [read_key(folder / f"{name}.pt") for folder in folders for name in videos],
             sha256_of_file(pretrained) if pretrained.is_file() else None,
             [sha256_of_file(PACKAGE / name) for name in CODE],
             str(torch.__version__),
         ]
     )
+
+
+def training_versions(params: Params, augmented: Path) -> Path | Augmentation | None:
+    """Where the augmented versions come from: a folder, the loader, or nowhere."""
+    if not params.augment.versions:
+        return None
+    if params.augment.mode == "stored":
+        return augmented
+    return Augmentation(config=params.augment, seed=params.seed)
 
 
 def train_fold(
@@ -70,26 +85,32 @@ def train_fold(
     """Fit the network that the parameters describe; it has the best epoch's weights."""
     torch.manual_seed(seed_for(params.seed, "network", fold))
     network = build_network(params.model, params.clips)
-    dataset = ClipDataset(parts["train"], clips, augmented if params.augment.versions else None)
-    validation = parts["validation"]
+    dataset = ClipDataset(parts["train"], clips, training_versions(params, augmented))
+    validation = list(video_clips(parts["validation"], clips))
+    labels = np.array(list(parts["validation"].values()))
     order_seed = seed_for(params.seed, "order", fold)
 
     def validate(current: ClipClassifier) -> dict[str, float]:
-        logits = video_logits(current, video_clips(validation, clips))
-        return validation_series(logits, np.array(list(validation.values())))
+        return validation_series(video_logits(current, validation), labels)
 
-    result = fit(
-        network,
-        lambda epoch: training_batches(
-            dataset, params.train.batch_size, seed=order_seed, epoch=epoch
-        ),
-        validate,
-        params.train,
+    loader = ClipLoader(
+        dataset,
+        params.train.batch_size,
+        params.loader,
         seed=order_seed,
-        checkpoints=checkpoints,
-        binding=binding,
-        on_epoch=on_epoch,
+        device=choose_precision(params.train.mixed_precision).device,
     )
+    with loader:
+        result = fit(
+            network,
+            loader.batches,
+            validate,
+            params.train,
+            seed=order_seed,
+            checkpoints=checkpoints,
+            binding=binding,
+            on_epoch=on_epoch,
+        )
     return network, result
 
 
@@ -97,9 +118,9 @@ def score_fold(network: ClipClassifier, parts: Parts, *, fold: int, clips: Path)
     """The PREDICTIONS of every video of the fold's three parts."""
     rows: list[dict[str, object]] = []
     for part, videos in parts.items():
-        logits = video_logits(network, video_clips(videos, clips))
-        counts = [len(pixels) for pixels in video_clips(videos, clips)]
-        for (video_id, label), logit, num_clips in zip(videos.items(), logits, counts, strict=True):
+        pixels = list(video_clips(videos, clips))
+        logits = video_logits(network, pixels)
+        for (video_id, label), logit, own in zip(videos.items(), logits, pixels, strict=True):
             rows.append(
                 {
                     "video_id": video_id,
@@ -108,7 +129,7 @@ def score_fold(network: ClipClassifier, parts: Parts, *, fold: int, clips: Path)
                     "label": "fake" if label else "real",
                     "probability_fake": probability_fake(float(logit)),
                     "logit": float(logit),
-                    "num_clips": num_clips,
+                    "num_clips": len(own),
                 }
             )
     return PREDICTIONS.frame(rows)

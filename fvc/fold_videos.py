@@ -1,0 +1,53 @@
+"""Which videos train, choose and test a fold, and their stored clips."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from fvc.clip_files import load_clips
+
+LABELS = {"real": 0, "fake": 1}
+PARTS = ("train", "validation", "test")
+
+
+def videos_of_fold(rows: Iterable[Mapping[str, Any]], fold: int) -> dict[str, dict[str, int]]:
+    """Divide the videos of `folds.parquet` into what trains, chooses and tests one fold.
+
+    Args:
+        rows: With the columns of the folds table.
+        fold: Which fold.
+
+    Returns:
+        For each of `train`, `validation` and `test`: labels (1 is fake) by
+        video id, sorted. Videos of the locked test are in none.
+
+    Raises:
+        ValueError: A part has no video.
+    """
+    parts: dict[str, dict[str, int]] = {name: {} for name in PARTS}
+    for row in sorted(rows, key=lambda row: row["video_id"]):
+        if row["part"] == "fold":
+            parts[_part(row, fold)][row["video_id"]] = LABELS[row["label"]]
+    empty = [name for name, videos in parts.items() if not videos]
+    if empty:
+        raise ValueError(f"fold {fold} has no video to {' or '.join(empty)}")
+    return parts
+
+
+def _part(row: Mapping[str, Any], fold: int) -> str:
+    if row["fold"] == fold:
+        return "test"
+    return "validation" if fold in row["validates"] else "train"
+
+
+def video_clips(videos: Iterable[str], clips: Path) -> Iterator[UInt8[Tensor, "N T C H W"]]:
+    """The stored clips of each video, mapped when it is asked for.
+
+    Raises:
+        FvcError: A file is missing or damaged.
+    """
+    for video_id in videos:
+        yield load_clips(clips / f"{video_id}.pt", "clips")
