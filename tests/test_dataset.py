@@ -8,11 +8,11 @@ import torch
 from source_tree import ROOT
 from torch import Tensor
 
-from fvc.clip_files import save_clips
-from fvc.config import load_params
+from fvc.clip_files import Job, load_clips, save_clips
+from fvc.config import AugmentConfig, load_params
 from fvc.dataset import Augmentation, ClipDataset
 from fvc.errors import FvcError
-from fvc.transforms import augmented_versions
+from fvc.stages.augment import store_versions
 
 
 @pytest.fixture
@@ -103,10 +103,16 @@ def live(clips: Path, seed: int = 0) -> ClipDataset:
     return ClipDataset(VIDEOS, clips, Augmentation(config=AUGMENT, seed=seed))
 
 
+def store(clips: Path, video_id: str, augmented: Path, config: AugmentConfig) -> Tensor:
+    """The versions that stage augment would store."""
+    job = Job(clips / f"{video_id}.pt", augmented / f"{video_id}.pt", "key")
+    store_versions(job, config=config, seed=0)
+    return load_clips(job.target, "augment")
+
+
 def test_the_first_epoch_on_the_fly_is_what_would_be_stored(noise: Path, tmp_path: Path) -> None:
     for video_id in VIDEOS:
-        versions = augmented_versions(noise / f"{video_id}.pt", config=AUGMENT, seed=0)
-        save_clips(tmp_path / "augmented" / f"{video_id}.pt", versions, "key")
+        store(noise, video_id, tmp_path / "augmented", AUGMENT)
     stored = ClipDataset(VIDEOS, noise, tmp_path / "augmented")
     made = live(noise)
     assert len(made) == len(stored) == 15
@@ -114,16 +120,15 @@ def test_the_first_epoch_on_the_fly_is_what_would_be_stored(noise: Path, tmp_pat
     assert contents(made) == contents(stored)
 
 
-def test_later_epochs_make_the_versions_after_those(noise: Path) -> None:
+def test_later_epochs_make_the_versions_after_those(noise: Path, tmp_path: Path) -> None:
     made = live(noise)
     later = replace(AUGMENT, versions=9)
     for row, video_id in enumerate(VIDEOS):
-        all_of_them = augmented_versions(noise / f"{video_id}.pt", config=later, seed=0)
+        all_of_them = store(noise, video_id, tmp_path / "augmented", later)
         for epoch in range(3):
             for version in range(3):
                 clip, _ = made[epoch, 5 * row + 2 + version]
-                expected = torch.from_numpy(all_of_them[3 * epoch + version])
-                assert torch.equal(clip, expected)
+                assert torch.equal(clip, all_of_them[3 * epoch + version])
 
 
 def test_an_example_on_the_fly_depends_on_its_key_alone(noise: Path) -> None:
