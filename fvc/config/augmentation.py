@@ -1,12 +1,34 @@
 """Changes made to training clips: section `augment`."""
 
-from dataclasses import dataclass, fields
-from typing import Literal
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal
 
 from fvc.config.section import Section, require
 
-SHARES = ("max_share", "scale", "brightness", "contrast", "saturation", "hue", "translation")
-"""Ranges of augmentation that would leave nothing, or black, at 1."""
+LIMITS: Mapping[str, float] = MappingProxyType(
+    {
+        # Half a turn, of a picture or of the circle of hues, reaches everything.
+        "max_deg": 180.0,
+        "hue": 0.5,
+        # Two shears of 45 degrees would leave a line; at 1, shares leave nothing, or black.
+        "shear_deg": 40.0,
+        **dict.fromkeys(("translation", "scale", "max_share", "max_loss"), 0.95),
+        **dict.fromkeys(("brightness", "contrast", "saturation"), 0.95),
+        # Half of all grey levels, and what leaves nothing to see.
+        "max_std": 128.0,
+        "max_sigma_px": 32.0,
+        "max_shift_px": 64.0,
+        # More is no bar.
+        **dict.fromkeys(("min_height", "max_height"), 0.5),
+        **dict.fromkeys(("min_opacity", "max_opacity"), 1.0),
+        # The worst that x264 has.
+        **dict.fromkeys(("min_crf", "max_crf"), 51.0),
+    }
+)
+"""The ranges of all changes by name, each with the most that it can be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,8 +43,10 @@ class Chance(Section):
         for field in fields(self):
             value = getattr(self, field.name)
             require(value >= 0, f"{field.name} is {value}, below 0")
-            below_one = field.name not in SHARES or value < 1
-            require(below_one, f"{field.name} is {value}, not in [0, 1)")
+            limit = LIMITS.get(field.name, math.inf)
+            require(value <= limit, f"{field.name} is {value}, not in [0, {limit:g}]")
+            least = getattr(self, field.name.replace("max_", "min_"), value)
+            require(least <= value, f"{field.name} is {value}, below the least, {least}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +97,11 @@ class BlurConfig(Chance):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShareConfig(Chance):
-    """A change to a part: of the area (cut-out) or of the frames (dropping, duplication)."""
+    """A change to a part: of the area (cut-out), each side (crop), or the frames (dropping,
+    duplication)."""
 
     max_share: float
-    """Largest share, in [0, 1)."""
+    """Largest share, below 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,25 +115,83 @@ class ElasticConfig(Chance):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OverlayConfig(Chance):
+    """A bar with a caption along the top or the bottom."""
+
+    min_height: float
+    """As a share of the picture's height."""
+    max_height: float
+    min_opacity: float
+    """1 hides what is under the bar."""
+    max_opacity: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DownscaleConfig(Chance):
+    """Fewer pixels, and as many as before again."""
+
+    max_loss: float
+    """Largest share of each side's pixels that is lost: 0.5 draws from 1 to 0.5 of the side."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecompressionConfig(Chance):
+    """Encoding as H.264, and decoding."""
+
+    min_crf: float
+    """x264's rate factor: 18 is hard to see, 28 can be seen, 40 is coarse, 51 is the worst."""
+    max_crf: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig(Section):
     """Changes made to training clips, drawn once per clip."""
 
     mode: Literal["stored", "on_the_fly"]
     """`stored`: stage `augment` makes the versions once, and every epoch trains on them;
     `on_the_fly`: the loader makes new ones in every epoch, and nothing is stored."""
+    strength: float
+    """Factor on all ranges, up to the limit of each, and on the probability of changes that have
+    no range; 1 is as written, 0 changes nothing."""
     versions: int
     """Augmented versions of each training video in an epoch (A)."""
     rotation: RotationConfig
     affine: AffineConfig
     flip: Chance
+    crop: ShareConfig
     colour: ColourConfig
     noise: NoiseConfig
     blur: BlurConfig
     cutout: ShareConfig
     elastic: ElasticConfig
+    overlay: OverlayConfig
+    downscale: DownscaleConfig
+    recompression: RecompressionConfig
     drop: ShareConfig
     duplicate: ShareConfig
     reverse: Chance
 
     def __post_init__(self) -> None:
         require(self.versions >= 0, f"versions is {self.versions}, below 0")
+        require(self.strength >= 0, f"strength is {self.strength}, below 0")
+
+    def at_strength(self) -> "AugmentConfig":
+        """The same changes with the strength in them, so that it is 1.
+
+        At 0 no change is made at all: re-compression changes pixels even at
+        its best.
+        """
+        sections: dict[str, Any] = {
+            field.name: _scaled(section, self.strength)
+            for field in fields(self)
+            if isinstance(section := getattr(self, field.name), Chance)
+        }
+        return replace(self, strength=1.0, **sections)
+
+
+def _scaled(section: Chance, strength: float) -> Chance:
+    ranges = [field.name for field in fields(section) if field.name in LIMITS]
+    scaled = {name: min(strength * getattr(section, name), LIMITS[name]) for name in ranges}
+    if not ranges or not strength:
+        scaled["probability"] = min(strength * section.probability, 1.0)
+    return replace(section, **scaled)
