@@ -24,6 +24,14 @@ NOISE_UNIT = 32.0
 """Steps of that sequence in a standard deviation."""
 
 
+def colour_of(picture: UInt8[np.ndarray, "T C H W"]) -> Float[np.ndarray, " C"]:
+    """The mean colour of a clip."""
+    planes = picture.reshape(-1, picture.shape[2] * picture.shape[3])
+    # 32 bits hold the sum of a plane of 8 megapixels.
+    sums = cv2.reduce(planes, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+    return sums.reshape(picture.shape[:2]).mean(axis=0) / planes.shape[1]
+
+
 def draw_blur(config: BlurConfig, generator: Generator) -> Step | None:
     """Gaussian blur, of any number of channels."""
     if not happens(config.probability, generator):
@@ -33,7 +41,7 @@ def draw_blur(config: BlurConfig, generator: Generator) -> Step | None:
 
 
 def draw_colour(
-    picture: UInt8[np.ndarray, "T C H W"], config: ColourConfig, generator: Generator
+    mean_colour: Float[np.ndarray, " C"], config: ColourConfig, generator: Generator
 ) -> Step | None:
     """One affine map of RGB: hue, saturation and brightness, then contrast about the mean."""
     if not happens(config.probability, generator):
@@ -47,7 +55,7 @@ def draw_colour(
     turn[1:, 1:] = [[cosine, -sine], [sine, cosine]]
     grey = np.tile(LUMA, (3, 1))
     matrix = (saturation * np.eye(3) + (1 - saturation) * grey) @ np.linalg.inv(YIQ) @ turn @ YIQ
-    mean = brightness * float(LUMA @ _mean_colour(picture))
+    mean = brightness * float(LUMA @ mean_colour)
     offset = np.full((3, 1), (1 - contrast) * mean)
     affine = np.hstack([contrast * brightness * matrix, offset]).astype(np.float32)
     return lambda frame: cv2.transform(frame, affine)
@@ -83,7 +91,11 @@ def _noise_bank(num_samples: int) -> UInt8[np.ndarray, " samples"]:
 
 
 def draw_cutout(
-    picture: UInt8[np.ndarray, "T C H W"], config: ShareConfig, generator: Generator
+    height: int,
+    width: int,
+    mean_colour: Float[np.ndarray, " C"],
+    config: ShareConfig,
+    generator: Generator,
 ) -> Step | None:
     """A rectangle in the clip's mean colour.
 
@@ -93,21 +105,16 @@ def draw_cutout(
     """
     if not happens(config.probability, generator):
         return None
-    full_height, full_width = picture.shape[2:]
-    area = config.max_share * generator.uniform() * full_height * full_width
+    area = config.max_share * generator.uniform() * height * width
     aspect = MAX_CUTOUT_ASPECT ** generator.uniform(-1, 1)
-    height = min(round(math.sqrt(area * aspect)), full_height)
-    width = min(round(math.sqrt(area / aspect)), full_width)
-    top = int(generator.integers(0, full_height - height, endpoint=True))
-    left = int(generator.integers(0, full_width - width, endpoint=True))
-    colour = np.rint(_mean_colour(picture)).astype(np.uint8)
+    tall = min(round(math.sqrt(area * aspect)), height)
+    wide = min(round(math.sqrt(area / aspect)), width)
+    top = int(generator.integers(0, height - tall, endpoint=True))
+    left = int(generator.integers(0, width - wide, endpoint=True))
+    patch = np.tile(np.rint(mean_colour).astype(np.uint8), (tall, wide, 1))
 
     def cut_out(frame: Frame) -> Frame:
-        frame[top : top + height, left : left + width] = colour
+        frame[top : top + tall, left : left + wide] = patch
         return frame
 
     return cut_out
-
-
-def _mean_colour(picture: UInt8[np.ndarray, "T C H W"]) -> Float[np.ndarray, " C"]:
-    return np.array([[cv2.mean(plane)[0] for plane in frame] for frame in picture]).mean(axis=0)
