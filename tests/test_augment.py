@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from augmentation import CHANGES, only
 
 from fvc.clip_files import Job, load_clips, save_clips
 from fvc.config import AugmentConfig, Params, load_params
@@ -12,7 +13,7 @@ from fvc.errors import FvcError
 from fvc.records import FOLDS
 from fvc.seeding import generator_for
 from fvc.stages import augment as stage
-from fvc.transforms import augment_clip
+from fvc.transforms import augment_clip, augmented_version
 
 COMMITTED = load_params(Path(__file__).parents[1] / "params.yaml")
 PARAMS = replace(COMMITTED, augment=replace(COMMITTED.augment, versions=3))
@@ -90,6 +91,17 @@ def test_training_videos_alone_get_versions_of_their_clips(workspace: Workspace)
             generator = generator_for(PARAMS.seed, "augment", video_id, version)
             expected = augment_clip(clips[version % 2], PARAMS.augment, generator)
             assert np.array_equal(result, expected)
+
+
+def test_workers_make_the_same_bytes_with_every_change(workspace: Workspace) -> None:
+    params = replace(PARAMS, augment=replace(only(*CHANGES), versions=2))
+    workspace.run(params)
+    for video_id in TRAINING:
+        clips = load_clips(workspace.clips / f"{video_id}.pt", "clips").numpy()
+        versions = load_clips(workspace.augmented / f"{video_id}.pt", "augment").numpy()
+        for version, result in enumerate(versions):
+            again = augmented_version(clips, video_id, version, params.augment, params.seed)
+            assert np.array_equal(result, again), "another process gives other pixels"
 
 
 @pytest.mark.parametrize("null", [False, True], ids=["folds", "single"])

@@ -1,44 +1,25 @@
-from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from jaxtyping import UInt8
+from augmentation import (
+    ALIKE,
+    CHANGES,
+    COMMITTED,
+    IN_TIME,
+    only,
+    smooth_clip,
+    still_clip,
+    textured_clip,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fvc.config import AugmentConfig, load_params
+from fvc.config.augmentation import LIMITS
 from fvc.seeding import generator_for
-from fvc.transforms import augment_clip, augmented_version, draw_order
+from fvc.transforms import BLOCK_FRAMES, augment_clip, augmented_version, draw_order, picture_area
 
-COMMITTED = load_params(Path(__file__).parents[1] / "params.yaml").augment
-CHANGES = [
-    field.name for field in fields(AugmentConfig) if is_dataclass(getattr(COMMITTED, field.name))
-]
-IN_TIME = ["drop", "duplicate", "reverse"]
-IN_SPACE = [name for name in CHANGES if name not in IN_TIME]
-
-Clip = UInt8[np.ndarray, "T C H W"]
-
-
-def only(*names: str, **settings: float) -> AugmentConfig:
-    """The committed parameters, with these changes always made and all others never."""
-    sections = {
-        name: replace(getattr(COMMITTED, name), probability=float(name in names), **settings)
-        if name in names
-        else replace(getattr(COMMITTED, name), probability=0.0)
-        for name in CHANGES
-    }
-    return replace(COMMITTED, **sections)
-
-
-def smooth_clip(num_frames: int = 8, height: int = 48, width: int = 64) -> Clip:
-    """Frames with soft colour gradients, each a little brighter than the one before."""
-    rows, columns = np.mgrid[:height, :width]
-    picture = np.stack([60 + rows, 60 + columns, 180 - rows])
-    return np.stack([picture + 4 * number for number in range(num_frames)]).astype(np.uint8)
-
-
-def still_clip(num_frames: int = 8) -> Clip:
-    return np.repeat(smooth_clip(1), num_frames, axis=0)
+Shape = tuple[int, int, int, int]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -68,7 +49,7 @@ def test_each_change_changes_and_keeps_the_shape(name: str) -> None:
     assert np.array_equal(clip, before), "the clip that was given is changed"
 
 
-@pytest.mark.parametrize("name", [name for name in IN_SPACE if name != "noise"])
+@pytest.mark.parametrize("name", ALIKE)
 @pytest.mark.parametrize("seed", range(3))
 def test_all_frames_change_alike(name: str, seed: int) -> None:
     result = augment_clip(still_clip(), only(name), np.random.default_rng(seed))
@@ -76,9 +57,8 @@ def test_all_frames_change_alike(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_all_changes_but_noise_together_keep_frames_alike(seed: int) -> None:
-    config = only(*(name for name in IN_SPACE if name != "noise"))
-    result = augment_clip(still_clip(), config, np.random.default_rng(seed))
+def test_changes_together_keep_frames_alike(seed: int) -> None:
+    result = augment_clip(still_clip(), only(*ALIKE), np.random.default_rng(seed))
     assert all(np.array_equal(frame, result[0]) for frame in result)
 
 
@@ -90,7 +70,7 @@ def test_flip_mirrors_exactly() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_rotation_keeps_the_centre_and_turns_by_no_more_than_asked(seed: int) -> None:
-    clip = np.zeros((1, 3, 65, 65), np.uint8)
+    clip = np.full((1, 3, 65, 65), 9, np.uint8)
     clip[:, :, 32, :] = 255
     turned = augment_clip(clip, only("rotation"), np.random.default_rng(seed))[0, 0]
     assert turned[32, 32] > 200
@@ -103,30 +83,31 @@ def test_rotation_keeps_the_centre_and_turns_by_no_more_than_asked(seed: int) ->
 
 @pytest.mark.parametrize("seed", range(5))
 def test_translation_moves_no_further_than_asked(seed: int) -> None:
-    clip = np.zeros((1, 3, 64, 64), np.uint8)
+    clip = np.full((1, 3, 64, 64), 5, np.uint8)
     clip[:, :, 30:34, 30:34] = 255
     config = only("affine", scale=0.0, shear_deg=0.0, translation=0.1)
-    moved = augment_clip(clip, config, np.random.default_rng(seed))[0, 0].astype(float)
+    moved = augment_clip(clip, config, np.random.default_rng(seed))[0, 0].astype(float) - 5
     centre = [(moved.sum(axis=axis) @ np.arange(64)) / moved.sum() for axis in (1, 0)]
     assert np.abs(np.array(centre) - 31.5).max() <= 6.5
-    assert moved.sum() == pytest.approx(16 * 255, rel=0.02)
+    assert moved.sum() == pytest.approx(16 * 250, rel=0.02)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_scale_changes_areas_within_its_bounds(seed: int) -> None:
-    clip = np.zeros((1, 3, 65, 65), np.uint8)
+    clip = np.full((1, 3, 65, 65), 5, np.uint8)
     clip[:, :, 17:48, 17:48] = 255
     config = only("affine", scale=0.2, shear_deg=0.0, translation=0.0)
     scaled = augment_clip(clip, config, np.random.default_rng(seed))[0, 0]
-    assert 0.8**2 - 0.05 <= scaled.sum() / (31 * 31 * 255) <= 1.2**2 + 0.05
+    area = (scaled.astype(float) - 5).sum() / 250
+    assert 0.8**2 - 0.05 <= area / 31**2 <= 1.2**2 + 0.05
 
 
 def test_brightness_multiplies_and_leaves_black_alone() -> None:
-    clip = np.zeros((2, 3, 16, 16), np.uint8)
-    clip[..., 8:] = 100
+    clip = np.full((2, 3, 16, 16), 100, np.uint8)
+    clip[..., 4:8] = 0
     config = only("colour", brightness=0.2, contrast=0.0, saturation=0.0, hue=0.0)
     results = [augment_clip(clip, config, np.random.default_rng(seed)) for seed in range(10)]
-    assert all(result[..., :8].max() == 0 for result in results)
+    assert all(result[..., 4:8].max() == 0 for result in results)
     levels = {int(result[0, 0, 0, 15]) for result in results}
     assert min(levels) >= 80
     assert max(levels) <= 120
@@ -192,13 +173,132 @@ def test_a_cut_out_is_one_rectangle_of_limited_area_in_the_mean_colour(seed: int
 
 
 def test_elastic_distortion_moves_pixels_no_further_than_asked() -> None:
-    columns = np.tile(np.arange(64, dtype=np.uint8) * 3, (1, 3, 64, 1))
-    for seed in range(5):
-        result = augment_clip(
-            columns, only("elastic", max_shift_px=2.0), np.random.default_rng(seed)
-        )
-        shift = (result.astype(int) - columns)[..., 4:-4] / 3
-        assert 0 < np.abs(shift).max() <= 2.4
+    columns = np.tile(np.arange(64, dtype=np.uint8) * 3 + 9, (1, 3, 64, 1))
+    config = only("elastic", max_shift_px=2.0)
+    results = [augment_clip(columns, config, np.random.default_rng(seed)) for seed in range(5)]
+    shifts = [np.abs((result.astype(int) - columns)[..., 4:-4]).max() / 3 for result in results]
+    assert 1 < max(shifts) <= 2.4
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("size", [(64, 64), (40, 71)])
+def test_crop_shows_a_window_of_the_same_aspect(size: tuple[int, int], seed: int) -> None:
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    clip = np.stack([9 + 3 * rows, 9 + 3 * columns, 9 + rows])[None].astype(np.uint8)
+    config = only("crop", max_share=0.3)
+    result = augment_clip(clip, config, np.random.default_rng(seed))[0].astype(float)
+    # Where the first and the last pixels of the result come from, in pixels of the clip.
+    edges = [(result[0, [0, -1], 0] - 9) / 3, (result[1, 0, [0, -1]] - 9) / 3]
+    scales = [np.ptp(edge) / (side - 1) for edge, side in zip(edges, size, strict=True)]
+    assert scales[0] == pytest.approx(scales[1], abs=0.02), "the picture is stretched"
+    assert 0.69 <= scales[0] <= 1
+    for edge, side in zip(edges, size, strict=True):
+        assert edge.min() >= -0.2
+        assert edge.max() <= side - 0.8
+
+
+def test_crop_looks_everywhere() -> None:
+    clip = np.tile(np.arange(64, dtype=np.uint8) * 3 + 9, (1, 3, 64, 1))
+    config = only("crop", max_share=0.3)
+    results = [augment_clip(clip, config, np.random.default_rng(seed)) for seed in range(40)]
+    starts = [(int(result[0, 0, 0, 0]) - 9) / 3 for result in results]
+    ends = [(int(result[0, 0, 0, -1]) - 9) / 3 for result in results]
+    assert max(starts) > 10
+    assert min(ends) < 53
+
+
+BARS = [(8, 9, 0, 0), (0, 0, 5, 5), (3, 0, 0, 7)]
+
+
+@pytest.mark.parametrize("bars", BARS, ids=["letterbox", "pillarbox", "any"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bars_of_a_letterbox_stay_and_the_picture_changes_as_without(
+    bars: tuple[int, int, int, int], seed: int
+) -> None:
+    picture = textured_clip()
+    top, bottom, left, right = bars
+    boxed = np.pad(picture, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    config = only(*CHANGES)
+    expected = np.pad(
+        augment_clip(picture, config, np.random.default_rng(seed)),
+        ((0, 0), (0, 0), (top, bottom), (left, right)),
+    )
+    assert np.array_equal(augment_clip(boxed, config, np.random.default_rng(seed)), expected)
+
+
+def test_what_is_bright_in_any_frame_is_no_bar() -> None:
+    clip = np.zeros((3, 3, 20, 30), np.uint8)
+    clip[1, 2, 4, 6] = 1
+    clip[2, 0, 11, 21] = 1
+    assert picture_area(clip) == (slice(4, 12), slice(6, 22))
+    assert picture_area(0 * clip) == (slice(0, 20), slice(0, 30))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (7, 5), (127, 224), (224, 126)])
+@pytest.mark.parametrize("num_frames", [1, 2, 17])
+def test_any_size_and_length_will_do(size: tuple[int, int], num_frames: int) -> None:
+    shape = (num_frames, 3, *size)
+    clip = np.random.default_rng(0).integers(1, 256, shape, dtype=np.uint8)
+    result = augment_clip(clip, only(*CHANGES), np.random.default_rng(1))
+    assert result.shape == clip.shape
+    assert result.dtype == np.uint8
+
+
+def test_frames_beyond_a_block_change_as_those_in_it() -> None:
+    clip = still_clip(BLOCK_FRAMES + 3)
+    result = augment_clip(clip, only("rotation", "blur"), np.random.default_rng(0))
+    assert all(np.array_equal(frame, result[0]) for frame in result)
+    assert not np.array_equal(result, clip)
+
+
+@given(data=st.data(), strength=st.floats(0, 20), seed=st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_strength_scales_every_range_up_to_its_limit(
+    data: st.DataObject, strength: float, seed: int
+) -> None:
+    config = replace(COMMITTED, strength=strength)
+    name = data.draw(st.sampled_from(CHANGES))
+    before, after = (getattr(each, name) for each in (config, config.at_strength()))
+    ranges = [field.name for field in fields(before) if field.name in LIMITS]
+    for each in ranges:
+        expected = min(strength * getattr(before, each), LIMITS[each])
+        assert getattr(after, each) == pytest.approx(expected)
+    chance = before.probability if ranges and strength else strength * before.probability
+    assert after.probability == pytest.approx(min(chance, 1))
+    assert config.at_strength().at_strength() == config.at_strength()
+    small = smooth_clip(3, 12, 18)
+    result = augment_clip(small, config, np.random.default_rng(seed))
+    assert np.array_equal(
+        result, augment_clip(small, config.at_strength(), np.random.default_rng(seed))
+    )
+
+
+@given(
+    names=st.sets(st.sampled_from(CHANGES)),
+    shape=st.tuples(st.integers(1, 5), st.just(3), st.integers(1, 20), st.integers(1, 20)),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_strength_0_changes_nothing(names: set[str], shape: Shape, seed: int) -> None:
+    clip = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    config = replace(only(*names), strength=0.0)
+    assert np.array_equal(augment_clip(clip, config, np.random.default_rng(seed)), clip)
+
+
+def test_strength_1_is_as_written() -> None:
+    assert COMMITTED.strength == 1
+    assert COMMITTED.at_strength() == COMMITTED
+
+
+@pytest.mark.parametrize("name", ["rotation", "affine", "crop", "colour", "noise", "elastic"])
+def test_more_strength_changes_more(name: str) -> None:
+    clip = textured_clip()
+    changes = []
+    for strength in (0.25, 0.5, 1.0):
+        config = replace(only(name), strength=strength)
+        results = [augment_clip(clip, config, np.random.default_rng(seed)) for seed in range(4)]
+        changes.append(np.abs(np.stack(results).astype(int) - clip).mean())
+    assert 0 < changes[0] < changes[1] < changes[2]
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 8, 16])

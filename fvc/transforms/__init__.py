@@ -16,6 +16,7 @@ from fvc.transforms.platforms import draw_overlay, draw_upload
 from fvc.transforms.timing import draw_order
 
 __all__ = [
+    "BLOCK_FRAMES",
     "TRANSFORMS_VERSION",
     "augment_clip",
     "augmented_version",
