@@ -14,7 +14,7 @@ CHANGES = [
 ]
 IN_TIME = ["drop", "duplicate", "reverse"]
 IN_SPACE = [name for name in CHANGES if name not in IN_TIME]
-ALIKE = [name for name in IN_SPACE if name not in ("noise", "recompression")]
+ALIKE = [name for name in IN_SPACE if name != "noise"]
 """What makes equal frames of equal frames."""
 
 Clip = UInt8[np.ndarray, "T C H W"]

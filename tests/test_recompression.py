@@ -53,6 +53,16 @@ def test_an_edge_at_an_odd_side_is_no_worse() -> None:
     assert loss(frames, recompress(frames, 25.0)) < 1.2 * loss(even, recompress(even, 25.0))
 
 
+def test_each_frame_is_coded_by_itself() -> None:
+    frames = [
+        frame[::step].repeat(step, axis=0) for step in (1, 4) for frame in frames_of(3, 64, 96)
+    ]
+    frames = [np.ascontiguousarray(frame) for frame in frames]
+    together = recompress(frames, 35.0)
+    alone = [recompress([frame], 35.0)[0] for frame in frames]
+    assert np.array_equal(np.stack(together), np.stack(alone)), "a frame shows traces of another"
+
+
 def test_equal_frames_and_factors_give_equal_frames() -> None:
     frames = frames_of(12, 90, 160)
     first = recompress(frames, 27.5)

@@ -139,7 +139,8 @@ class RecompressionConfig(Chance):
     """Encoding as H.264, and decoding."""
 
     min_crf: float
-    """x264's rate factor: 18 is hard to see, 28 can be seen, 40 is coarse, 51 is the worst."""
+    """x264's rate factor: 18 is hard to see, 28 can be seen, 51 is the worst. Clips are smaller
+    than what a platform encodes, so an equal factor takes more of what they show."""
     max_crf: float
 
 

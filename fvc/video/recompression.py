@@ -18,9 +18,11 @@ Planes = UInt8[np.ndarray, "rows W"]
 OPTIONS = {
     # The fastest preset that filters block edges, as the encoders of platforms do.
     "preset": "superfast",
-    # Neither frames that wait for later ones, nor the macroblock tree, which differs from run
-    # to run on processors with AVX-512.
-    "x264-params": "mbtree=0:bframes=0:rc-lookahead=0:sync-lookahead=0",
+    # Every frame by itself: frames of a clip may lie a second apart, and predicted from each
+    # other at a high factor they show ghosts of what was there, which no platform makes.
+    # All of one quality: x264 would save on those after the first. No macroblock tree, which
+    # differs from run to run on processors with AVX-512.
+    "x264-params": "keyint=1:qcomp=1:mbtree=0:rc-lookahead=0:sync-lookahead=0",
 }
 FPS = 25
 """Frames have no times here; x264 wants a rate."""
@@ -47,9 +49,8 @@ def recompress(frames: Sequence[Frame], crf: float) -> list[Frame]:
     """Encode frames as H.264 in 4:2:0 and decode them; equal arguments give equal frames.
 
     On one thread. Sides that 4:2:0 cannot hold, because they are odd or tiny,
-    are extended by their last pixels for the way. Frames of a clip lie further
-    apart than those of its video, so more of each is coded anew than a platform
-    would; the quality that a rate factor asks for is the same.
+    are extended by their last pixels for the way. Each
+    frame is coded by itself.
 
     Args:
         frames: At least one, RGB, all of one size.
