@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fvc.video.picture import Orientation, displayed_size, letterboxed, orientation, stretched_grey
+from fvc.video.picture import (
+    Orientation,
+    displayed_size,
+    fitted,
+    letterboxed,
+    native_shape,
+    orientation,
+    stretched_grey,
+)
 
 
 def plain_frame(width: int, height: int, level: int = 200) -> VideoFrame:
@@ -88,3 +98,77 @@ def test_grey_frames_are_stretched_without_bars() -> None:
     image = stretched_grey(plain_frame(96, 32), 16, VideoReformatter())
     assert image.shape == (16, 16)
     assert image.min() > 150
+
+
+@pytest.mark.parametrize(
+    ("size", "into", "box"),
+    [
+        ((320, 180), (64, 64), (14, 0, 36, 64)),
+        ((180, 320), (64, 64), (0, 14, 64, 36)),
+        ((180, 320), (36, 64), (0, 22, 36, 20)),
+        ((320, 180), (64, 36), (22, 0, 20, 36)),
+        ((64, 64), (36, 64), (0, 14, 36, 36)),
+        ((1, 900), (36, 64), (0, 31, 36, 1)),
+    ],
+)
+def test_a_picture_is_as_large_as_there_is_room(
+    size: tuple[int, int], into: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    assert fitted(size, into) == box
+
+
+@given(st.integers(1, 8000), st.integers(1, 8000), st.integers(16, 512))
+def test_a_picture_fills_its_native_shape(width: int, height: int, longer_px: int) -> None:
+    shape = native_shape((width, height), longer_px)
+    assert max(shape) == longer_px
+    assert fitted((width, height), shape) == (0, 0, *shape)
+
+
+sizes = st.tuples(st.integers(1, 8000), st.integers(1, 8000))
+
+
+@given(sizes, st.tuples(st.integers(1, 512), st.integers(1, 512)))
+def test_a_picture_never_leaves_its_image(size: tuple[int, int], into: tuple[int, int]) -> None:
+    box = fitted(size, into)
+    assert min(box.top, box.left) >= 0
+    assert box.top + box.height <= into[0]
+    assert box.left + box.width <= into[1]
+    assert box.height == into[0] or box.width == into[1], "there is room for a larger one"
+
+
+ALPHA = ["rgba", "bgra", "rgba64le", "gbrap", "yuva420p", "yuva444p", "yuva420p10le", "ya8"]
+
+
+@pytest.mark.parametrize("pixel_format", ALPHA)
+def test_black_lies_behind_transparent_pixels(pixel_format: str) -> None:
+    pixels = np.full((64, 96, 4), 200, np.uint8)
+    pixels[..., 3] = np.repeat([255, 128, 0], 32)
+    frame = VideoFrame.from_ndarray(pixels, "rgba").reformat(format=pixel_format)
+    image = letterboxed(frame, 1.0, (64, 96), VideoReformatter())
+    grey = stretched_grey(frame, 96, VideoReformatter())
+    for shown in (image, grey[..., None]):
+        opaque, half, clear = (shown[8:56, 32 * k + 8 : 32 * k + 24] for k in range(3))
+        assert np.abs(opaque.astype(int) - 200).max() <= 2
+        assert np.abs(half.astype(int) - 100).max() <= 2
+        assert clear.max() == 0, "the colour that transparent pixels happen to have is shown"
+
+
+@pytest.mark.parametrize("pixel_format", ["rgba", "yuva420p", "yuva444p10le"])
+def test_an_opaque_picture_is_the_same_with_alpha(pixel_format: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    opaque = pixel_format.replace("yuva", "yuv").replace("rgba", "rgb24")
+    plain = VideoFrame.from_ndarray(noise, "rgb24").reformat(format=opaque)
+    with_alpha = VideoFrame.from_ndarray(noise, "rgb24").reformat(format=pixel_format)
+    images = [
+        letterboxed(frame, 1.0, (32, 32), VideoReformatter()).astype(int)
+        for frame in (plain, with_alpha)
+    ]
+    assert np.abs(images[0] - images[1]).max() <= 1
+
+
+@pytest.mark.parametrize("matrix", range(18))
+def test_a_colour_matrix_that_nobody_knows_is_no_reason_to_refuse(matrix: int) -> None:
+    frame = plain_frame(32, 32).reformat(format="yuv420p")
+    frame.colorspace = matrix
+    image = letterboxed(frame, 1.0, (16, 16), VideoReformatter())
+    assert np.abs(image.astype(int) - 200).max() <= 2

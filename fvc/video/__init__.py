@@ -1,6 +1,7 @@
 """The only door to the decoder: what a video is, and the pixels of chosen frames."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BufferedIOBase
@@ -40,7 +41,7 @@ __all__ = [
     "read_frames",
 ]
 
-PIXELS_VERSION = 1
+PIXELS_VERSION = 2
 """To be raised when `read_clips` would give other pixels: stored clips are made anew."""
 
 
@@ -86,7 +87,8 @@ def probe(source: Path | BufferedIOBase) -> VideoInfo:
     Raises:
         VideoError: It cannot be used.
     """
-    packets, clock = decoding.scan(source)
+    with decoding.opened(source) as (container, stream):
+        packets, clock = decoding.scan(container, stream)
     times = decoding.packet_timeline(packets, clock)
     with decoding.opened(source) as (container, stream):
         frame = next(decoding.decode(container, stream), None)
@@ -103,7 +105,7 @@ def probe(source: Path | BufferedIOBase) -> VideoInfo:
         duration_s=float(times.duration_s),
         codec=codec,
         pixel_format=frame.format.name,
-        bitrate_bps=float(sum(packet.size_bytes for packet in packets) * 8 / times.duration_s),
+        bitrate_bps=float(int(packets.sizes_bytes.sum()) * 8 / times.duration_s),
     )
 
 
@@ -209,16 +211,21 @@ def _take(
     begin: Callable[[], decoding.Convert],
 ) -> tuple[Timeline, list[picture.Image], str | None]:
     """Convert the chosen frames, by the shortest way that gives them for certain."""
-    packets, clock = decoding.scan(source)
-    excuse = distrust(packets, clock)
-    if excuse is None:
-        times = decoding.packet_timeline(packets, clock)
-        numbers = choose(times, reach(packets))
-        try:
-            images = decoding.take_planned(source, packets, numbers, begin())
-            return times, [images[number] for number in numbers], None
-        except PlanFailedError as failure:
-            excuse = str(failure)
+    with ExitStack() as still_open:
+        container, stream = still_open.enter_context(decoding.opened(source))
+        packets, clock = decoding.scan(container, stream)
+        excuse = distrust(packets, clock)
+        if excuse is None:
+            times = decoding.packet_timeline(packets, clock)
+            numbers = choose(times, reach(packets))
+            if not decoding.goes_back(container):
+                still_open.close()
+                container, stream = still_open.enter_context(decoding.opened(source))
+            try:
+                images = decoding.take_planned(container, stream, packets, numbers, begin())
+                return times, [images[number] for number in numbers], None
+            except PlanFailedError as failure:
+                excuse = str(failure)
     times = decoding.frame_timeline(source, clock)
     numbers = choose(times, None)
     images = decoding.take_in_sequence(source, numbers, begin())

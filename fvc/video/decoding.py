@@ -1,21 +1,33 @@
 """Behind `fvc.video`: opens a video, lists its packets, and decodes all or chosen frames."""
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from io import BufferedIOBase
-from itertools import chain
+from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Literal
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.packet import Packet as AvPacket
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from jaxtyping import Int64
 
-from fvc.video.packets import Clock, Packet, Timeline, by_appearance, packets_to_send, timeline
+from fvc.video.packets import (
+    NO_TIME,
+    Clock,
+    Packets,
+    Timeline,
+    by_appearance,
+    packets_to_send,
+    timeline,
+)
 from fvc.video.picture import Image
 
 REASONS = (
@@ -40,6 +52,10 @@ NUM_FIRST_BYTES = 16
 
 # These store at most when a frame is decoded, which FFmpeg then takes for when it appears.
 DECODING_TIMES_ONLY = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
+# These know where their packets are, at the latest when all of them were read.
+INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# Numbers that describe a packet: its times and size, and what it is.
+NUM_COLUMNS = 7
 # Side data of a packet that changes the decoder for all packets after it.
 CHANGES: tuple[Literal["new_extradata"], Literal["param_change"]] = (
     "new_extradata",
@@ -88,77 +104,86 @@ class PlanFailedError(Exception):
     """The chosen packets did not give the expected frames."""
 
 
-def scan(source: Path | BufferedIOBase) -> tuple[list[Packet], Clock]:
+def scan(container: InputContainer, stream: VideoStream) -> tuple[Packets, Clock]:
     """Read every packet of a video once, without decoding any.
 
     Raises:
         VideoError: It cannot be used.
     """
-    with opened(source) as (container, stream):
-        packets = [_described(packet) for packet in _packets(container, stream)]
-        rate = stream.average_rate or stream.guessed_rate
-        clock = Clock(
-            tick_s=stream.time_base or Fraction(0),
-            frame_s=1 / rate if rate else None,
-            reorders=stream.codec_context.has_b_frames,
-            tells_appearance=container.format.name not in DECODING_TIMES_ONLY,
-        )
-    if not any(packet.is_shown for packet in packets):
+    rows = array("q")
+    for packet in _packets(container, stream):
+        rows.extend(_described(packet))
+    table = np.frombuffer(rows, np.int64).reshape(-1, NUM_COLUMNS)
+    times, flags = table[:, :-3].T, table[:, -3:].T.astype(bool)
+    packets = Packets(*np.ascontiguousarray(times), *flags)
+    rate = stream.average_rate or stream.guessed_rate
+    clock = Clock(
+        tick_s=stream.time_base or Fraction(0),
+        frame_s=1 / rate if rate else None,
+        reorders=bool(stream.codec_context.has_b_frames),
+        tells_appearance=container.format.name not in DECODING_TIMES_ONLY,
+    )
+    if not packets.is_shown.any():
         raise VideoError("undecodable", "the video stream shows no packet")
     if not clock.tick_s:
         raise VideoError("no_timing", "its timestamps have no unit")
     return packets, clock
 
 
-def packet_timeline(packets: Sequence[Packet], clock: Clock) -> Timeline:
+def packet_timeline(packets: Packets, clock: Clock) -> Timeline:
     """When each frame is shown, by what the packets say."""
-    shown = [packets[position] for position in by_appearance(packets)]
-    return _timeline([packet.pts for packet in shown], shown[-1].duration, clock)
+    shown = by_appearance(packets)
+    return _timeline(packets.pts[shown], int(packets.durations[shown[-1]]), clock)
 
 
 def frame_timeline(source: Path | BufferedIOBase, clock: Clock) -> Timeline:
     """When each frame is shown, learned by decoding them all."""
+    pts, duration = array("q"), 0
     with opened(source) as (container, stream):
-        shown = [(frame.pts, frame.duration or 0) for frame in decode(container, stream)]
-    if not shown:
+        for frame in decode(container, stream):
+            pts.append(_time(frame.pts))
+            duration = frame.duration or 0
+    if not pts:
         raise VideoError("undecodable", "no frame comes out")
-    return _timeline([pts for pts, _ in shown], shown[-1][1], clock)
+    return _timeline(np.frombuffer(pts, np.int64), duration, clock)
 
 
 def take_planned(
-    source: Path | BufferedIOBase,
-    packets: Sequence[Packet],
+    container: InputContainer,
+    stream: VideoStream,
+    packets: Packets,
     numbers: Sequence[int],
     convert: Convert,
 ) -> dict[int, Image]:
     """Convert frames by their numbers, decoding no more than they need.
 
     Args:
-        source: The video.
-        packets: All its packets, such that `distrust` gives None.
+        container: The video, just opened, or scanned if it `goes_back`.
+        stream: Its moving pictures.
+        packets: All packets, such that `distrust` gives None.
         numbers: Frames in the order of appearance, from 0.
-        convert: Makes an array of a frame.
+        convert: Makes an array of a frame; called in the order of appearance.
 
     Raises:
         PlanFailedError: What came out is not certain to be these frames.
     """
-    positions = by_appearance(packets)
-    targets = {positions[number] for number in numbers}
-    number_at = {packets[positions[number]].pts: number for number in numbers}
-    runs = packets_to_send(packets, [*targets])
-    starts = {packets[run.start].pts for run in runs}
+    targets = by_appearance(packets)[numbers]
+    number_at = dict(zip(packets.pts[targets].tolist(), numbers, strict=True))
+    runs = packets_to_send(packets, targets.tolist())
+    starts = {int(packets.pts[run.start]) for run in runs}
     images: dict[int, Image] = {}
-    with opened(source) as (container, stream):
-        for frame in _decode_runs(container, stream, runs, targets):
-            # From a frame wrongly listed as a key frame, some decoders go on in grey.
-            if frame.pts in starts and not frame.key_frame:
-                raise PlanFailedError("a frame listed as key frame is none")
-            number = number_at.get(frame.pts)
-            if number is None or number in images:
-                continue
-            if frame.is_corrupt:
-                raise PlanFailedError(f"frame {number} comes out damaged")
-            images[number] = convert(frame, stream)
+    for frame in _decode_runs(container, stream, packets, runs, {*targets.tolist()}):
+        # From a frame wrongly listed as a key frame, some decoders go on in grey.
+        if frame.pts in starts and not frame.key_frame:
+            raise PlanFailedError("a frame listed as key frame is none")
+        number = number_at.get(frame.pts)
+        if number is None or number in images:
+            continue
+        if frame.is_corrupt:
+            raise PlanFailedError(f"frame {number} comes out damaged")
+        if images and number < next(reversed(images)):
+            raise PlanFailedError("frames come out in another order than they appear in")
+        images[number] = convert(frame, stream)
     if len(images) < len(number_at):
         raise PlanFailedError(f"{len(number_at) - len(images)} frames do not come out")
     return images
@@ -260,43 +285,86 @@ def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[AvPack
         return
 
 
-def _described(packet: "AvPacket[VideoStream]") -> Packet:
+def _described(packet: "AvPacket[VideoStream]") -> tuple[int, ...]:
+    """The columns of `Packets`."""
     changes = any(packet.has_sidedata(change) for change in CHANGES)
-    return Packet(
-        pts=packet.pts,
-        dts=packet.dts,
-        duration=packet.duration or 0,
-        size_bytes=packet.size,
-        is_key=packet.is_keyframe,
-        is_shown=not packet.is_discard,
-        is_sound=not (packet.is_corrupt or changes),
+    return (
+        _time(packet.pts),
+        _time(packet.dts),
+        packet.duration or 0,
+        packet.size,
+        packet.is_keyframe,
+        not packet.is_discard,
+        not (packet.is_corrupt or changes),
     )
 
 
+def goes_back(container: InputContainer) -> bool:
+    """Whether packets that were read once can be read again without opening it anew."""
+    return container.format.name in INDEXED
+
+
 def _decode_runs(
-    container: InputContainer, stream: VideoStream, runs: Sequence[range], targets: set[int]
+    container: InputContainer,
+    stream: VideoStream,
+    packets: Packets,
+    runs: Sequence[range],
+    targets: set[int],
 ) -> Iterator[VideoFrame]:
     context = stream.codec_context
     skips = _skips_safely(stream)
-    remaining = iter(runs)
-    run = next(remaining)
+    ends = {run[-1] for run in runs}
+    pick = _sought if goes_back(container) else _counted
     try:
-        for position, packet in enumerate(_packets(container, stream)):
-            if position not in run:
-                continue
+        for position, packet in pick(container, stream, packets, runs):
             if skips:
                 context.skip_frame = "DEFAULT" if position in targets else "NONREF"
             yield from context.decode(packet)
-            if position == run[-1]:
+            if position in ends:
                 yield from context.decode(None)
                 context.flush_buffers()
-                run = next(remaining, range(0))
-            if not run:
-                return
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
         raise PlanFailedError(f"a packet is refused ({error.strerror})") from error
+
+
+def _counted(
+    container: InputContainer, stream: VideoStream, _: Packets, runs: Sequence[range]
+) -> "Iterator[tuple[int, AvPacket[VideoStream]]]":
+    """The packets of these runs and their positions, by reading all."""
+    wanted = chain.from_iterable(runs)
+    position = next(wanted)
+    for place, packet in enumerate(_packets(container, stream)):
+        if place == position:
+            yield position, packet
+            position = next(wanted, -1)
+        if position < 0:
+            return
+
+
+def _sought(
+    container: InputContainer, stream: VideoStream, packets: Packets, runs: Sequence[range]
+) -> "Iterator[tuple[int, AvPacket[VideoStream]]]":
+    """The packets of these runs and their positions, by going to the start of each.
+
+    Wherever that leads, packets are known again by when they appear, which is
+    different for each, and by their size.
+    """
+    for run in runs:
+        times = (int(column[run.start]) for column in (packets.pts, packets.dts))
+        container.seek(min(time for time in times if time != NO_TIME), stream=stream)
+        # At worst it leads to the first packet.
+        read = islice(_packets(container, stream), run.stop)
+        arrived = dropwhile(partial(_differs, packets, run.start), read)
+        for position, packet in zip(run, arrived, strict=False):
+            if _differs(packets, position, packet):
+                raise PlanFailedError("a packet is not where it was")
+            yield position, packet
+
+
+def _differs(packets: Packets, position: int, packet: "AvPacket[VideoStream]") -> bool:
+    return (packets.pts[position], packets.sizes_bytes[position]) != (packet.pts, packet.size)
 
 
 def _skips_safely(stream: VideoStream) -> bool:
@@ -312,7 +380,11 @@ def _skips_safely(stream: VideoStream) -> bool:
     return len(record) > 21 and record[0] == 1 and (record[21] >> 3) & 7 == 1
 
 
-def _timeline(pts: Sequence[int | None], last_duration: int, clock: Clock) -> Timeline:
+def _time(value: int | None) -> int:
+    return NO_TIME if value is None else value
+
+
+def _timeline(pts: Int64[np.ndarray, " frames"], last_duration: int, clock: Clock) -> Timeline:
     try:
         return timeline(pts, last_duration, clock)
     except ValueError as error:

@@ -1,34 +1,44 @@
 """Which packets of a video must be decoded to get certain frames: integers in, integers out."""
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int, Int64
 
 from fvc.sampling import Reach, Span
 
+NO_TIME = -(2**63)
+"""Stands for a timestamp that is missing."""
+LONGEST = 2**62
+"""What spans more ticks is no time, and sums of it would leave 64 bits."""
+
 
 @dataclass(frozen=True, slots=True)
-class Packet:
-    """What the container says about one packet; times are in ticks of the stream."""
+class Packets:
+    """What the container says about all packets, as stored; times are in ticks of the stream.
 
-    pts: int | None
-    """When its frame appears."""
-    dts: int | None
-    """When it is decoded."""
-    duration: int
+    Columns take a tenth of the memory of an object for each packet, of which a
+    video of ten hours has two million.
+    """
+
+    pts: Int64[np.ndarray, " packets"]
+    """When its frame appears, or `NO_TIME`."""
+    dts: Int64[np.ndarray, " packets"]
+    """When it is decoded, or `NO_TIME`."""
+    durations: Int64[np.ndarray, " packets"]
     """How long its frame stays, or 0."""
-    size_bytes: int
-    is_key: bool
+    sizes_bytes: Int64[np.ndarray, " packets"]
+    is_key: Bool[np.ndarray, " packets"]
     """Decoding can start here."""
-    is_shown: bool
+    is_shown: Bool[np.ndarray, " packets"]
     """Its frame appears at all; an edit list can hide it."""
-    is_sound: bool
+    is_sound: Bool[np.ndarray, " packets"]
     """It is complete, and changes nothing in the decoder's set-up."""
+
+    def __len__(self) -> int:
+        return len(self.pts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,70 +79,67 @@ class Timeline:
         return tuple((float(start * self.tick_s), float(end * self.tick_s)) for start, end in spans)
 
 
-def timeline(pts: Sequence[int | None], last_duration: int, clock: Clock) -> Timeline:
+def timeline(pts: Int64[np.ndarray, " frames"], last_duration: int, clock: Clock) -> Timeline:
     """When the frames with these timestamps, in the order of appearance, are shown.
 
     The last frame ends after its own duration or, where that is unknown, after
-    that of the one before. Where timestamps are missing or do not increase,
-    frames are taken to be evenly spaced.
+    that of the one before. Where timestamps are missing, do not increase or
+    span ages, frames are taken to be evenly spaced.
 
     Raises:
         ValueError: The rate of the frames is needed, and not known.
     """
-    known = [value for value in pts if value is not None]
-    usable = len(known) == len(pts) and all(a < b for a, b in pairwise(known))
-    if usable and last_duration <= 0 and len(known) > 1:
-        last_duration = known[-1] - known[-2]
-    if usable and last_duration > 0:
-        return Timeline(np.array([*known, known[-1] + last_duration]), clock.tick_s)
+    usable = bool(np.all(pts != NO_TIME) and np.all(pts[1:] > pts[:-1]))
+    if usable and last_duration <= 0 and len(pts) > 1:
+        last_duration = int(pts[-1]) - int(pts[-2])
+    end = int(pts[-1]) + last_duration
+    if usable and last_duration > 0 and max(end - int(pts[0]), abs(end)) <= LONGEST:
+        return Timeline(np.append(pts, end), clock.tick_s)
     if clock.frame_s is None:
         raise ValueError("neither timestamps nor a frame rate")
     return Timeline(np.arange(len(pts) + 1), clock.frame_s)
 
 
-def by_appearance(packets: Sequence[Packet]) -> list[int]:
+def by_appearance(packets: Packets) -> Int64[np.ndarray, " frames"]:
     """Positions of the packets that are shown, in the order of their timestamps.
 
     Where a timestamp is missing, they stay in the order in which they are stored.
     """
-    shown = [position for position, packet in enumerate(packets) if packet.is_shown]
-    pts = {position: packets[position].pts for position in shown}
-    if None in pts.values():
-        return shown
-    return sorted(shown, key=lambda position: pts[position] or 0)
+    shown = np.flatnonzero(packets.is_shown)
+    pts = packets.pts[shown]
+    return shown if np.any(pts == NO_TIME) else shown[np.argsort(pts, kind="stable")]
 
 
-def distrust(packets: Sequence[Packet], clock: Clock) -> str | None:
+def distrust(packets: Packets, clock: Clock) -> str | None:
     """Why frames cannot be picked by these packets, or None where they can."""
-    pts = [packet.pts for packet in packets if packet.pts is not None]
-    shown = [packet.pts for packet in packets if packet.is_shown]
-    decoded_at = [packet.dts for packet in packets if packet.dts is not None]
-    copied = not clock.tells_appearance or all(p.pts == p.dts for p in packets)
-    in_storage_order = copied and len(pts) > 1 and pts == sorted(pts)
+    pts, shown = packets.pts[packets.pts != NO_TIME], packets.pts[packets.is_shown]
+    decoded_at = packets.dts[packets.dts != NO_TIME]
+    copied = not clock.tells_appearance or np.array_equal(packets.pts, packets.dts)
+    in_storage_order = copied and len(pts) > 1 and np.all(pts[1:] >= pts[:-1])
     faults = {
-        "no packet is shown": not shown,
+        "no packet is shown": not len(shown),
         "a timestamp is missing": len(pts) < len(packets),
-        "two frames have one timestamp": len(set(shown)) < len(shown),
+        "two frames have one timestamp": len(np.unique(shown)) < len(shown),
         "nothing tells the order of appearance": clock.reorders and in_storage_order,
-        "decoding times run backwards": any(b < a for a, b in pairwise(decoded_at)),
-        "the first packet is no key frame": not (packets and packets[0].is_key),
-        "a frame precedes the first key frame": bool(packets) and min(pts) != packets[0].pts,
-        "a packet is damaged or changes the decoder": not all(p.is_sound for p in packets),
+        "decoding times run backwards": np.any(decoded_at[1:] < decoded_at[:-1]),
+        "the first packet is no key frame": not np.any(packets.is_key[:1]),
+        "a frame precedes the first key frame": np.any(pts < packets.pts[:1]),
+        "a packet is damaged or changes the decoder": not np.all(packets.is_sound),
     }
     return next((fault for fault, is_found in faults.items() if is_found), None)
 
 
-def reach(packets: Sequence[Packet]) -> Reach:
+def reach(packets: Packets) -> Reach:
     """What must be decoded to get each frame, in the order of appearance.
 
     Args:
-        packets: All packets as stored, such that `distrust` gives None.
+        packets: As stored, such that `distrust` gives None.
     """
     positions = by_appearance(packets)
-    return Reach(np.array(_starts(packets, positions)), np.array(positions))
+    return Reach(_starts(packets, positions), positions)
 
 
-def packets_to_send(packets: Sequence[Packet], targets: Sequence[int]) -> list[range]:
+def packets_to_send(packets: Packets, targets: Sequence[int]) -> list[range]:
     """The runs of packets, in order and apart, that give the frames of the target packets.
 
     A run starts at the last key frame that is both stored and shown no later
@@ -140,26 +147,24 @@ def packets_to_send(packets: Sequence[Packet], targets: Sequence[int]) -> list[r
     after (open GOP) refers to frames before that key frame.
 
     Args:
-        packets: All packets as stored, such that `distrust` gives None.
+        packets: As stored, such that `distrust` gives None.
         targets: Positions among the packets.
     """
-    stored = sorted(set(targets))
+    stored = np.unique(np.array(targets, np.int64))
     runs: list[range] = []
-    for start, target in zip(_starts(packets, stored), stored, strict=True):
+    for start, target in zip(_starts(packets, stored).tolist(), stored.tolist(), strict=True):
         while runs and start < runs[-1].stop:
             start = min(start, runs.pop().start)
         runs.append(range(start, target + 1))
     return runs
 
 
-def _starts(packets: Sequence[Packet], targets: Sequence[int]) -> list[int]:
+def _starts(
+    packets: Packets, targets: Int64[np.ndarray, " targets"]
+) -> Int64[np.ndarray, " targets"]:
     """Where decoding starts for the frame of each target packet."""
-    pts = [packet.pts or 0 for packet in packets]
-    keys = [position for position, packet in enumerate(packets) if packet.is_key]
-    starts = []
-    for target in targets:
-        nearest = bisect_right(keys, target) - 1
-        while pts[keys[nearest]] > pts[target]:
-            nearest -= 1
-        starts.append(keys[nearest])
-    return starts
+    keys = np.flatnonzero(packets.is_key)
+    nearest = np.searchsorted(keys, targets, side="right") - 1
+    while np.any(is_later := packets.pts[keys[nearest]] > packets.pts[targets]):
+        nearest -= is_later
+    return keys[nearest]

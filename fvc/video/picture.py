@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 
 Image = UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]
 
@@ -21,6 +21,12 @@ SCALING = (
     | Interpolation.ACCURATE_RND
     | Interpolation.BITEXACT
 )
+
+
+# Of the colour matrices in ITU-T H.273, table 4, swscale knows these. What claims another
+# one is shown by that of BT.601, as where nothing is said, and as FFmpeg's player does.
+KNOWN_MATRICES = {0, 1, 2, 4, 5, 6, 7, 9}
+UNSPECIFIED_MATRIX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,8 @@ def letterboxed(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The frame upright in RGB, as large as an image allows, between black bars.
 
-    What lies behind transparent pixels is black.
+    What lies behind transparent pixels is black. The transparency that VP8 and
+    VP9 keep beside the picture is not read by FFmpeg's own decoders, though.
 
     Args:
         frame: As decoded.
@@ -133,12 +140,40 @@ def letterboxed(
 def stretched_grey(
     frame: VideoFrame, side_px: int, reformatter: VideoReformatter
 ) -> UInt8[np.ndarray, "H W"]:
-    """The frame upright in grey, stretched to a square."""
+    """The frame upright in grey, stretched to a square; what is transparent is black."""
     return orientation(frame).apply(_scaled(frame, (side_px, side_px), "gray", reformatter))
 
 
 def _scaled(
-    frame: VideoFrame, size: tuple[int, int], pixel_format: str, reformatter: VideoReformatter
+    frame: VideoFrame,
+    size: tuple[int, int],
+    pixel_format: Literal["rgb24", "gray"],
+    reformatter: VideoReformatter,
 ) -> Image:
+    if frame.colorspace not in KNOWN_MATRICES:
+        frame.colorspace = UNSPECIFIED_MATRIX
+    if not _can_be_transparent(frame):
+        return _converted(frame, size, pixel_format, reformatter)
+    colours = _converted(frame, size, "rgba", reformatter)
+    opacity = colours[..., 3].astype(np.uint16)
+    if pixel_format == "gray":
+        return _over_black(_converted(frame, size, "gray", reformatter), opacity)
+    return _over_black(colours[..., :3], opacity[..., None])
+
+
+def _over_black(
+    image: UInt8[np.ndarray, "H W ..."], opacity: UInt16[np.ndarray, "H W ..."]
+) -> Image:
+    return ((image * opacity + 127) // 255).astype(np.uint8)
+
+
+def _can_be_transparent(frame: VideoFrame) -> bool:
+    # A palette has an alpha for each colour.
+    return frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+
+
+def _converted(
+    frame: VideoFrame, size: tuple[int, int], pixel_format: str, reformatter: VideoReformatter
+) -> UInt8[np.ndarray, "H W ..."]:
     scaled = reformatter.reformat(frame, *size, pixel_format, interpolation=SCALING, threads=1)
     return scaled.to_ndarray()
