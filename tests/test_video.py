@@ -1,119 +1,37 @@
 import io
 import pickle
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
-from jaxtyping import UInt8
+from barcodes import (
+    CONFIG,
+    SIDE_PX,
+    barcode_video,
+    barcodes,
+    evenly_spaced,
+    numbers_shown,
+    read_barcode,
+)
 from settings import clips_config
 
-from fvc import video
-from fvc.config import ClipsConfig
 from fvc.encoding import encode
 from fvc.sampling import sample_frames
-from fvc.video import REASONS, Clips, OutOfMemoryError, VideoError, probe, read_clips, read_frames
+from fvc.video import REASONS, OutOfMemoryError, VideoError, probe, read_clips, read_frames
 
-SIDE_PX = 64
-NUM_BITS = 12
-CONFIG = clips_config(2, 5, SIDE_PX)
 # A folder beside the repository, of broken and unusual files.
 DAMAGED = Path(__file__).parents[2] / "shared" / "damaged"
 
 
-def barcodes(num_frames: int, quarters: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Frames that show their own number, turned by so many quarters counter-clockwise.
-
-    Sixteen squares: 1 0, twelve bits of the number, 0 1; over a texture that
-    moves, so that every frame depends on the ones it refers to.
-    """
-    texture = np.random.default_rng(0).integers(0, 60, (300, 300, 3), dtype=np.uint8)
-    for number in range(num_frames):
-        bits = [1, 0, *(number >> bit & 1 for bit in range(NUM_BITS)), 0, 1]
-        squares = np.array(bits, np.uint8).reshape(4, 4).repeat(16, 0).repeat(16, 1)
-        window = texture[2 * number % 200 :, number % 200 :][:SIDE_PX, :SIDE_PX]
-        frame = 30 + 150 * squares[..., None] + window
-        yield np.ascontiguousarray(np.rot90(frame, quarters))
-
-
-def read_barcode(image: UInt8[np.ndarray, "3 H W"]) -> int:
-    levels = image.mean(axis=0).reshape(4, 16, 4, 16).mean(axis=(1, 3)).ravel()
-    bits = levels > 130
-    assert bits[[0, 15]].all(), "the frame is not upright, or is none of the video's"
-    assert not bits[[1, 14]].any(), "the frame is not upright, or is none of the video's"
-    return int(sum(1 << bit for bit in range(NUM_BITS) if bits[2 + bit]))
-
-
-def numbers_shown(clips: Clips) -> list[list[int]]:
-    return [[read_barcode(image) for image in clip] for clip in clips.pixels]
-
-
-def evenly_spaced(num_frames: int, config: ClipsConfig = CONFIG) -> list[list[int]]:
-    boundaries = np.arange(num_frames + 1)
-    return sample_frames(boundaries, config.num_clips, config.num_frames).tolist()
-
-
-def barcode_video(num_frames: int = 50, **settings: Any) -> io.BytesIO:
-    buffer = io.BytesIO()
-    quarters = -settings.get("rotation_deg", 0) // 90
-    encode(buffer, barcodes(num_frames, quarters), **settings)
-    return buffer
-
-
-def in_sequence(source: io.BytesIO | Path, monkeypatch: pytest.MonkeyPatch) -> Clips:
-    with monkeypatch.context() as patched:
-        patched.setattr(video, "distrust", lambda packets, clock: "a test wants it so")  # noqa: ARG005
-        return read_clips(source, CONFIG)
-
-
 X264 = {"g": "12", "bf": "3"}
 MPEG4 = {"g": "12", "bf": "2", "b": "2M"}
-PLANNED = [
-    ("libx264", "mp4", {"g": "1"}),
-    ("libx264", "mp4", {"g": "12", "bf": "0"}),
-    ("libx264", "mp4", X264),
-    ("libx264", "mkv", X264),
-    ("libx264", "mpegts", X264),
-    ("libx264", "mov", {"g": "250", "bf": "3"}),
-    ("libx264", "avi", {"g": "12", "bf": "0"}),
-    # B-frames are announced, and none is used.
-    ("libx264", "mp4", {"g": "12", "bf": "3", "x264-params": "b-adapt=1:b-bias=-100"}),
-    ("libx264", "mp4", X264 | {"x264-params": "open-gop=1:scenecut=0:b-adapt=0:bframes=5"}),
-    ("libx264", "mkv", X264 | {"x264-params": "open-gop=1:interlaced=1"}),
-    ("libx265", "mp4", {"x265-params": "keyint=12:bframes=4:open-gop=1"}),
-    ("libx265", "mkv", {"x265-params": "keyint=12:bframes=4:open-gop=0"}),
-    ("libx265", "mp4", {"x265-params": "keyint=12:bframes=3:b-adapt=0:temporal-layers=2"}),
-    ("libvpx-vp9", "webm", {"g": "12"}),
-    ("libvpx-vp9", "webm", {"g": "30", "deadline": "good", "lag-in-frames": "16"}),
-    ("libvpx", "webm", {"g": "12"}),
-    ("libsvtav1", "mp4", {"g": "12"}),
-    ("libsvtav1", "webm", {"g": "250"}),
-    ("mpeg4", "avi", MPEG4),
-    ("mpeg4", "mp4", MPEG4 | {"bf": "0"}),
-    ("mpeg2video", "mpeg", MPEG4 | {"b": "4M"}),
-]
-
-
-@pytest.mark.parametrize(("codec", "container", "options"), PLANNED)
-def test_every_sampled_frame_is_the_right_one(
-    codec: str, container: str, options: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = barcode_video(codec=codec, container=container, options=options)
-    clips = read_clips(source, CONFIG)
-    assert clips.decoded_in_sequence is None, "frames of a sound video are not picked"
-    assert numbers_shown(clips) == evenly_spaced(50)
-    whole = in_sequence(source, monkeypatch)
-    assert np.array_equal(clips.pixels, whole.pixels), "picked frames differ from a full decode"
-    assert clips.spans_s == whole.spans_s
-
-
 UNPICKABLE = [
     # AVI stores decoding times alone.
     ("libx264", "avi", X264, "nothing tells the order of appearance"),
