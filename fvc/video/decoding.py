@@ -162,7 +162,7 @@ def take_planned(
         stream: Its moving pictures.
         packets: All packets, such that `distrust` gives None.
         numbers: Frames in the order of appearance, from 0.
-        convert: Makes an array of a frame; called in the order of appearance.
+        convert: Makes an array of a frame.
 
     Raises:
         PlanFailedError: What came out is not certain to be these frames.
@@ -181,8 +181,6 @@ def take_planned(
             continue
         if frame.is_corrupt:
             raise PlanFailedError(f"frame {number} comes out damaged")
-        if images and number < next(reversed(images)):
-            raise PlanFailedError("frames come out in another order than they appear in")
         images[number] = convert(frame, stream)
     if len(images) < len(number_at):
         raise PlanFailedError(f"{len(number_at) - len(images)} frames do not come out")
