@@ -37,7 +37,15 @@ CODE = (
     *("batches.py", "caching.py", "checkpoint.py", "clip_files.py", "dataset.py", "diagnostics.py"),
     *("epoch.py", "fold_videos.py", "loading.py", "loop.py", "networks/__init__.py"),
     *("networks/inception.py", "networks/padding.py", "networks/resnet3d.py", "precision.py"),
-    *("predict.py", "seeding.py", "transforms.py"),
+    *("predict.py", "seeding.py", "video/recompression.py"),
+    *(
+        "transforms/__init__.py",
+        "transforms/drawing.py",
+        "transforms/geometry.py",
+        "transforms/pixels.py",
+        "transforms/platforms.py",
+        "transforms/timing.py",
+    ),
 )
 """The modules behind trained weights: a checkpoint of other code is not resumed."""
 
