@@ -8,6 +8,7 @@ help:
 	@echo "make repro    set up, make the demo corpus where data/ is empty, run the whole pipeline"
 	@echo "make test     the tests that take seconds (make test-all adds the slow ones)"
 	@echo "make lint     ruff and mypy"
+	@echo "make bench    install what benchmarks/ compares with and run those that need no argument"
 	@echo "make demo     the demo corpus in data/, unless data/ holds something"
 	@echo "make setup    .venv with everything in requirements.txt"
 	@echo "make requirements  pin the newest versions of everything anew"
@@ -45,6 +46,13 @@ lint: setup
 	ruff format --check .
 	mypy
 
+# Those that are there and need neither a file nor a choice.
+BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,extract decode augment clips_end_to_end loading))
+bench: setup
+	uv pip install --quiet --python .venv --compile-bytecode -c requirements.txt --editable ".[bench]"
+	failed=; for script in $(BENCHMARKS); do echo; echo "$$script"; python $$script || failed="$$failed $$script"; done; \
+	  [ -z "$$failed" ] || { echo "not as promised:$$failed"; exit 1; }
+
 clean:
 	rm -rf work .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dvc_plots *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -52,4 +60,4 @@ clean:
 requirements: setup
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header --upgrade pyproject.toml -o requirements.txt
 
-.PHONY: help requirements setup demo repro test test-all lint clean
+.PHONY: help requirements setup demo repro test test-all lint bench clean
