@@ -1,0 +1,55 @@
+"""The benchmarks run on tiny videos where few competitors are there; no time is asserted."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from source_tree import ROOT
+
+QUICK = ("--kinds", "1", "--seconds", "0.5", "--rounds", "1")
+
+
+def run(script: str, *arguments: str, absent: tuple[str, ...], folder: Path) -> str:
+    """What a script prints, in an environment that misses some packages."""
+    for name in absent:
+        (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('No module named {name}')")
+    # Before the installed packages, so that one which is there is not found either.
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def cells(printed: str, label: str) -> list[list[str]]:
+    """The rows of all tables that begin with a label."""
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")]
+    return [row for row in rows if row[0].startswith(label)]
+
+
+def test_decoding_is_compared_with_what_is_there(tmp_path: Path) -> None:
+    missing = ("decord", "torchcodec")
+    printed = run("decode.py", *QUICK, "--copies", "2", absent=missing, folder=tmp_path)
+    for name in missing:
+        assert re.search(rf"{name}.* is skipped: No module named {name} .*make bench", printed)
+    times, frames = cells(printed, "H.264 360p 10 s")
+    header = cells(printed, "video")[0]
+    assert header[1:] == [
+        *("cv2 seek", "decode all, PIL", "PyAV seek", "cv2 grab"),
+        *("ours, segment", "ours", "floor"),
+    ]
+    assert all(float(cell) > 0 for cell in times[1:])
+    right = [cell.split(",")[0] for cell in frames[3:]]
+    assert right == ["16"] * 6, "a way that decodes in order gives other frames than are wanted"
+
+
+@pytest.mark.slow
+def test_the_way_to_training_tensors_is_compared(tmp_path: Path) -> None:
+    printed = run("clips_end_to_end.py", *QUICK, absent=(), folder=tmp_path)
+    (row,) = cells(printed, "H.264 360p 10 s")
+    *times, _, _, difference = map(float, row[1:])
+    assert min(times) > 0
+    assert difference < 5, "the two make different clips of one video"
