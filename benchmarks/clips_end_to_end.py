@@ -30,10 +30,10 @@ from measuring import (
     verdict,
 )
 
-from fvc.clip_files import read_pixels, save_clips
+from fvc.clip_files import Job, read_pixels
 from fvc.config import AugmentConfig, ClipsConfig, load_params
-from fvc.transforms import augmented_versions
-from fvc.video import read_clips
+from fvc.stages.augment import store_versions
+from fvc.stages.clips import store_clips
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,9 +61,9 @@ class Settings:
 def ours(target: Wanted, settings: Settings, folder: Path) -> None:
     """What the stages do with one video."""
     clips = folder / f"{target.file.stem}.pt"
-    save_clips(clips, read_clips(target.file, settings.clips).pixels, "benchmark")
-    versions = augmented_versions(clips, config=settings.augment, seed=settings.seed)
-    save_clips(folder / f"{target.file.stem}.augmented.pt", versions, "benchmark")
+    store_clips(Job(target.file, clips, "benchmark"), config=settings.clips)
+    versions = Job(clips, folder / f"{target.file.stem}.augmented.pt", "benchmark")
+    store_versions(versions, config=settings.augment, seed=settings.seed)
 
 
 def usual(target: Wanted, settings: Settings, folder: Path, decodes_once: bool) -> None:

@@ -78,7 +78,7 @@ def ours(target: Wanted, config: ClipsConfig) -> UInt8[np.ndarray, "T S S 3"]:
     return read_clips(target.file, config).pixels[0].transpose(0, 2, 3, 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What ours sends to the decoder."""
 
@@ -86,7 +86,7 @@ class Plan:
     """Packets, in order and apart."""
     targets: frozenset[int]
     """Those whose frames are wanted."""
-    pts: frozenset[int | None]
+    pts: frozenset[int]
     """Timestamps of the wanted frames."""
     skips: bool
     """Frames that no other refers to are left out."""
@@ -94,13 +94,15 @@ class Plan:
 
 def plan(target: Wanted, skips: bool) -> Plan:
     """The plan for the wanted frames; all up to the last one where packets cannot be picked."""
-    packets, clock = decoding.scan(target.file)
-    positions = by_appearance(packets)
-    targets = frozenset(positions[number] for number in target.numbers)
-    pts = frozenset(packets[position].pts for position in targets)
+    with decoding.opened(target.file) as (container, stream):
+        packets, clock = decoding.scan(container, stream)
+    targets = by_appearance(packets)[list(target.numbers)]
+    wanted_frames = {"targets": frozenset(targets.tolist())}
+    wanted_frames["pts"] = frozenset(packets.pts[targets].tolist())
     if distrust(packets, clock) is not None:
-        return Plan((range(max(targets) + 1),), targets, pts, False)
-    return Plan(tuple(packets_to_send(packets, [*targets])), targets, pts, skips)
+        return Plan(runs=(range(int(targets.max()) + 1),), skips=False, **wanted_frames)
+    runs = tuple(packets_to_send(packets, targets.tolist()))
+    return Plan(runs=runs, skips=skips, **wanted_frames)
 
 
 def floor(target: Wanted, planned: Plan) -> set[int | None]:

@@ -18,6 +18,8 @@ from typing import TypeVar
 
 import cv2
 
+from fvc.process import end_with_parent
+
 Result = TypeVar("Result")
 
 
@@ -57,9 +59,7 @@ class Processes:
         """
         if name not in self.executors:
             # Forking a process that has run torch can hang it.
-            self.executors[name] = ProcessPoolExecutor(
-                1, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-            )
+            self.executors[name] = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin)
         try:
             return self.executors[name].submit(function).result()
         except BrokenProcessPool as error:
@@ -80,6 +80,12 @@ class Processes:
             for name, (process, function) in calls.items():
                 least[name] = min(least[name], self.call(process, partial(timed_ms, function)))
         return least
+
+
+def _begin() -> None:
+    """What a process does first; it would outlive a script that is killed."""
+    cv2.setNumThreads(1)
+    end_with_parent()
 
 
 def timed_ms(function: Callable[[], object]) -> float:
