@@ -169,11 +169,11 @@ def compare(
     for way in ways:
         call = partial(way.decode, target)
         try:
-            check(result, way.name, processes.call(way.name, call), reference, target)
+            check(result, way.name, processes.call(way.module, call), reference, target)
         except (DecoderError, ProcessLostError) as error:
             result.unable[way.name] = str(error)
         else:
-            calls[way.name] = (way.name, call)
+            calls[way.name] = (way.module, call)
     planned = plan(target, kind.codec in SKIPS)
     bare = partial(floor, target, planned)
     if missing := planned.pts - processes.call(OURS, bare):
@@ -198,7 +198,7 @@ def present(processes: Processes) -> list[Way]:
     """The ways whose libraries are there; the others are named."""
     ways = []
     for way in COMPETITORS:
-        if why := processes.call(way.name, way.absence):
+        if why := processes.call(way.module, way.absence):
             print(f"{way.name} is skipped: {why} ({INSTALLATION})")
         else:
             ways.append(way)
@@ -340,8 +340,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Processes() as processes:
             ways = present(processes)
             for kind, file in zip(kinds, files, strict=True):
-                print(f"{kind.name} ...", file=sys.stderr)
                 results.append(compare(kind, file, ways, configs, processes, args.rounds))
+                times = (f"{name} {ms:.0f}" for name, ms in results[-1].times_ms.items())
+                print(f"{kind.name}, ms: {', '.join(times)}", file=sys.stderr)
         workers = two_workers(files[:NUM_SHORT], exact, args.copies)
     print(f"\n{surroundings(PACKAGES)}; the least of {args.rounds} rounds\n")
     report(results, [way.name for way in ways])
