@@ -61,7 +61,7 @@ class ClipDataset(Dataset[Example]):
             if isinstance(versions, Path)
             else []
         )
-        counts = [self._num_clips(row) + self._num_versions(row) for row in range(len(videos))]
+        counts = [len(own) + self._num_versions(row) for row, own in enumerate(self._clips)]
         self._places = [(row, place) for row, count in enumerate(counts) for place in range(count)]
         self.labels = np.repeat(np.array(list(videos.values()), np.int64), counts)
 
@@ -71,37 +71,39 @@ class ClipDataset(Dataset[Example]):
     def __getitem__(self, key: Key) -> Example:
         epoch, index = key
         row, place = self._places[index]
-        label, version = int(self.labels[index]), place - self._num_clips(row)
+        label, version = int(self.labels[index]), place - len(self._clips[row])
         if version < 0:
             return self._clips[row][place], label
         if self._augmentation is None:
             return self._versions[row][version], label
-        return self._made(row, epoch * self._num_versions(row) + version), label
+        return self._made(row, epoch, version, self._augmentation), label
 
     def hold(self, keep: Callable[[Sequence[Tensor]], list[Tensor]]) -> None:
         """Read from copies instead of files: `keep` gives those of the tensors it is given."""
         held = keep([*self._clips, *self._versions])
         self._clips, self._versions = held[: len(self._clips)], held[len(self._clips) :]
 
-    # A worker that is sent the dataset maps the files itself: the pixels stay where they are.
-    def __getstate__(self) -> Any:
-        return self._origin
-
-    def __setstate__(self, origin: Any) -> None:
-        self.__init__(*origin)  # type: ignore[misc]
-
-    def _num_clips(self, row: int) -> int:
-        return len(self._clips[row])
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker that is sent the dataset maps the files itself: no pixels travel.
+        return ClipDataset, self._origin
 
     def _num_versions(self, row: int) -> int:
         if self._augmentation is not None:
             return self._augmentation.config.versions
         return len(self._versions[row]) if self._versions else 0
 
-    def _made(self, row: int, version: int) -> UInt8[Tensor, "T C H W"]:
+    def _made(
+        self, row: int, epoch: int, version: int, augmentation: Augmentation
+    ) -> UInt8[Tensor, "T C H W"]:
         # Imported here: a machine that only trains on stored versions has no OpenCV.
         from fvc.transforms import augmented_version
 
-        config, seed = self._augmentation.config, self._augmentation.seed  # type: ignore[union-attr]
-        pixels = self._clips[row].numpy()
-        return torch.from_numpy(augmented_version(pixels, self._names[row], version, config, seed))
+        config = augmentation.config
+        made = augmented_version(
+            self._clips[row].numpy(),
+            self._names[row],
+            epoch * config.versions + version,
+            config,
+            augmentation.seed,
+        )
+        return torch.from_numpy(made)

@@ -12,7 +12,7 @@ from torch import nn
 from fvc import serving
 from fvc.calibration import Calibration
 from fvc.clip_files import load_clips
-from fvc.config import load_params
+from fvc.config import ClipsConfig, load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
 from fvc.files import sha256_of_file
@@ -28,11 +28,23 @@ CALIBRATION = Calibration(
 SETTINGS = serving.Settings(clips=CLIPS, calibration=CALIBRATION, max_mib=1.0)
 
 
-@pytest.fixture
-def network() -> ClipClassifier:
+def made_for(config: ClipsConfig) -> ClipClassifier:
     torch.manual_seed(0)
     features = nn.Conv3d(3, 4, 3)
-    return ClipClassifier(features, channels=4, dropout=0.5, clips=CLIPS)
+    return ClipClassifier(features, channels=4, dropout=0.5, clips=config)
+
+
+@pytest.fixture
+def network() -> ClipClassifier:
+    return made_for(CLIPS)
+
+
+def test_the_input_example_can_be_answered_by_any_kind_of_network() -> None:
+    for config in (CLIPS, ROLLING):
+        settings = replace(SETTINGS, clips=config)
+        answered = serving.answer(made_for(config), settings, serving.example_video())
+        assert answered["error"] is None
+        assert answered["clips"]
 
 
 @pytest.fixture
@@ -45,9 +57,14 @@ def video(tmp_path: Path) -> Path:
     return target
 
 
+ROLLING = clips_config(4, 4, 32, views="rolling", window_s=2.0, stride_s=1.5, fit="native")
+
+
+@pytest.mark.parametrize("config", [CLIPS, ROLLING], ids=["letterboxed spans", "native windows"])
 def test_stored_and_served_pixels_are_the_same_bits(
-    tmp_path: Path, video: Path, network: ClipClassifier
+    tmp_path: Path, video: Path, config: ClipsConfig
 ) -> None:
+    network, settings = made_for(config), replace(SETTINGS, clips=config)
     row = dict.fromkeys(INDEX.columns) | {
         "video_id": "youtube_a",
         "path": video.name,
@@ -56,7 +73,7 @@ def test_stored_and_served_pixels_are_the_same_bits(
         "sha256": sha256_of_file(video),
     }
     INDEX.write(tmp_path / "index.parquet", pl.DataFrame([row], schema=dict(INDEX.columns)))
-    params = replace(load_params(Path("params.yaml")), clips=CLIPS)
+    params = replace(load_params(Path("params.yaml")), clips=config)
     clips_stage.run(
         params,
         videos=video.parent,
@@ -65,11 +82,14 @@ def test_stored_and_served_pixels_are_the_same_bits(
         summary=tmp_path / "clips.json",
     )
     stored = load_clips(tmp_path / "clips" / "youtube_a.pt", "clips")
-    served = serving.decode(video.read_bytes(), SETTINGS)
+    served = serving.decode(video.read_bytes(), settings)
     assert torch.equal(stored, torch.from_numpy(served.pixels)), "training sees other pixels"
     expected = CALIBRATION.probability(video_logit(clip_logits(network, stored)))
-    answer = serving.answer(network, SETTINGS, video.read_bytes())
+    answer = serving.answer(network, settings, video.read_bytes())
     assert answer["probability_fake"] == expected, "training and serving disagree"
+    assert len(answer["clips"]) == len(stored)
+    if config is ROLLING:
+        assert stored.shape[2:] == (3, 19, 32), "this video is wider than high"
 
 
 def test_an_answer_says_which_part_scores_what(network: ClipClassifier, video: Path) -> None:
