@@ -1,6 +1,6 @@
 """A random batch of clips, by our loader and by the ways it could have been loaded.
 
-    python benchmarks/loading.py [--clips 64] [--rounds 12] [--check]
+    python benchmarks/loading.py [--batch 8] [--clips 64] [--rounds 12] [--check]
 
 Makes its clip files, checks that every way gives the same bytes, then lets all take turns in one
 process: CPU time of all threads and workers per batch, the least of the rounds, which other
@@ -37,7 +37,8 @@ from fvc.dataset import Augmentation, ClipDataset
 from fvc.loading import ClipLoader
 from fvc.stages.augment import store_versions
 
-BATCH, SHAPE = 8, (16, 3, 224, 224)
+SHAPE = (16, 3, 224, 224)
+COPY_PLACES = 4
 MOST_COPIES = 1.6
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 PLAIN = LoaderConfig(
@@ -72,8 +73,8 @@ class Opened(Dataset[Tensor]):
 class Bench:
     """The files and the order in which all ways load them."""
 
-    def __init__(self, root: Path, num_clips: int) -> None:
-        self.root = root
+    def __init__(self, root: Path, num_clips: int, batch_size: int) -> None:
+        self.root, self.batch_size = root, batch_size
         self.videos = {f"v{number:03}": number % 2 for number in range(num_clips)}
         generator = np.random.default_rng(0)
         arrays = []
@@ -89,7 +90,7 @@ class Bench:
 
     def indices(self, epoch: int) -> list[list[int]]:
         """The examples of each batch."""
-        batches = EpochBatches(self.labels, BATCH, 0)
+        batches = EpochBatches(self.labels, self.batch_size, 0)
         batches.epoch = epoch
         return [[index for _, index in batch] for batch in batches]
 
@@ -100,7 +101,7 @@ class Bench:
     def ours(self, config: LoaderConfig, versions: Path | Augmentation | None = None) -> ClipLoader:
         """The loader of stage train."""
         dataset = ClipDataset(self.videos, self.root / "clips", versions)
-        return ClipLoader(dataset, BATCH, config, seed=0, device=CPU)
+        return ClipLoader(dataset, self.batch_size, config, seed=0, device=CPU)
 
 
 def loaded_by(loader: ClipLoader) -> Epoch:
@@ -137,14 +138,15 @@ def workers_of_torch(bench: Bench) -> Epoch:
 
 
 def memory_copy(bench: Bench) -> Epoch:
-    """As many bytes, from one place in memory to another that was written to before."""
-    sources = [torch.from_numpy(np.full((BATCH, *SHAPE), value, np.uint8)) for value in range(4)]
-    target = torch.zeros(BATCH, *SHAPE, dtype=torch.uint8)
+    """As many bytes, between places that were written to before and that no cache holds."""
+    shape = (bench.batch_size, *SHAPE)
+    places = [np.full(shape, value, np.uint8) for value in range(2 * COPY_PLACES)]
 
     def batches(epoch: int) -> Iterator[Tensor]:
         for number in range(len(bench.indices(epoch))):
-            np.copyto(target.numpy(), sources[number % 4].numpy())
-            yield target
+            source, target = number % COPY_PLACES, COPY_PLACES + number % COPY_PLACES
+            np.copyto(places[target], places[source])
+            yield torch.from_numpy(places[target])
 
     return batches
 
@@ -184,15 +186,21 @@ def ways_of(bench: Bench, stack: ExitStack) -> dict[str, Epoch]:
     }
 
 
-def cpu_s() -> float:
-    """CPU time so far, of this process and of workers that run or have ended."""
-    own = time.process_time()
+def workers_cpu_s() -> float:
+    """CPU time so far of workers that run or have ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    running = 0.0
-    for child in psutil.Process().children(recursive=True):
-        times = child.cpu_times()
-        running += times.user + times.system
-    return own + ended.ru_utime + ended.ru_stime + running
+    running = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return ended.ru_utime + ended.ru_stime + sum(each.user + each.system for each in running)
+
+
+def spent_ms(way: Epoch, epoch: int) -> tuple[float, float]:
+    """CPU and wall milliseconds per batch of one epoch."""
+    # Asking for the workers' time takes time: it is done outside what is timed.
+    workers = workers_cpu_s()
+    own, clock = time.process_time(), time.perf_counter()
+    count = sum(1 for _ in way(epoch))
+    own, clock = time.process_time() - own, time.perf_counter() - clock
+    return (own + workers_cpu_s() - workers) / count * 1e3, clock / count * 1e3
 
 
 def least(ways: dict[str, Epoch], rounds: int) -> dict[str, tuple[float, float]]:
@@ -200,11 +208,9 @@ def least(ways: dict[str, Epoch], rounds: int) -> dict[str, tuple[float, float]]
     found = {name: (float("inf"), float("inf")) for name in ways}
     for epoch in range(rounds):
         for name, way in ways.items():
-            cpu, clock = cpu_s(), time.perf_counter()
-            count = sum(1 for _ in way(epoch))
-            spent = (cpu_s() - cpu) / count * 1e3, (time.perf_counter() - clock) / count * 1e3
+            spent = spent_ms(way, epoch)
             if epoch:  # The first epoch starts workers and maps pages.
-                found[name] = tuple(map(min, found[name], spent))
+                found[name] = min(found[name][0], spent[0]), min(found[name][1], spent[1])
     return found
 
 
@@ -232,15 +238,18 @@ def main() -> int:
     """Time loading, then augmentation stored and on the fly; 1 where a promise is broken."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=64, help="examples, each a file")
+    parser.add_argument("--batch", type=int, default=8, help="clips in a batch")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--check", action="store_true", help="fail above 1.6 memory copies")
     args = parser.parse_args()
     versions = f"torch {torch.__version__}, NumPy {np.__version__}, OpenCV {cv2.__version__}"
-    size = BATCH * np.prod(SHAPE) / 1e6
+    size = args.batch * np.prod(SHAPE) / 1e6
     print(f"{datetime.now(UTC):%Y-%m-%d}, {versions}, {os.cpu_count()} cores")
-    print(f"batches of {BATCH} clips of {SHAPE}, {size:.1f} MB, page cache warm; least of rounds")
+    print(
+        f"batches of {args.batch} clips of {SHAPE}, {size:.1f} MB, page cache warm; least of rounds"
+    )
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        bench = Bench(Path(folder), args.clips)
+        bench = Bench(Path(folder), args.clips, args.batch)
         ways = ways_of(bench, stack)
         check_equal(bench, ways)
         found = least(ways, args.rounds)

@@ -1,6 +1,7 @@
 """Clips kept in memory, or on the device that trains, for as long as they are trained on."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 import torch
@@ -12,6 +13,8 @@ from fvc.errors import FvcError
 SHARE = 0.8
 """Of the free memory; the rest is left to the training itself."""
 GIB = 2**30
+GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux keeps the limits of groups of processes, and says which group we are in."""
 
 
 def hold_on(
@@ -42,4 +45,26 @@ def free_bytes(device: torch.device) -> int:
     """Memory that can be allocated on a device without pushing anything else out."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return min([psutil.virtual_memory().available, *_left_in_groups()])
+
+
+def _left_in_groups() -> list[int]:
+    """What the limits of a container or a cluster's job leave, where there are any.
+
+    The system itself would not say no: it ends a process that goes beyond.
+    """
+    lines = OWN_GROUP.read_text(encoding="utf-8").splitlines() if OWN_GROUP.is_file() else []
+    # Version 2, which has a single hierarchy, is the line that begins so.
+    paths = [GROUPS / line[len("0::/") :] for line in lines if line.startswith("0::/")]
+    return [left for path in paths for group in (path, *path.parents) for left in _left_in(group)]
+
+
+def _left_in(group: Path) -> list[int]:
+    limit, used, details = (group / f"memory.{name}" for name in ("max", "current", "stat"))
+    if not limit.is_file() or limit.read_text(encoding="ascii").strip() == "max":
+        return []
+    counts = dict(line.split() for line in details.read_text(encoding="ascii").splitlines())
+    # Pages of files make room when memory is asked for.
+    files = int(counts["inactive_file"]) + int(counts["active_file"])
+    held = int(used.read_text(encoding="ascii")) - files
+    return [int(limit.read_text(encoding="ascii")) - held]

@@ -47,7 +47,25 @@ def test_what_just_fits_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").is_file(), reason="there is no /proc/meminfo")
-def test_free_memory_is_what_the_system_says() -> None:
+def test_free_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caching, "OWN_GROUP", Path("in no group"))
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     available = next(line for line in lines if line.startswith("MemAvailable"))
     assert caching.free_bytes(CPU) == pytest.approx(1024 * int(available.split()[1]), rel=0.2)
+
+
+def test_the_limit_of_a_job_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tmp_path / "slurm" / "job_1"
+    job.mkdir(parents=True)
+    content = {"max": "9000\n", "current": "5000\n"}
+    content["stat"] = "anon 3000\ninactive_file 1500\nactive_file 400\n"
+    for name, text in content.items():
+        (job / f"memory.{name}").write_text(text)
+        (job.parent / f"memory.{name}").write_text("max\n" if name == "max" else text)
+    (tmp_path / "cgroup").write_text("1:name=systemd:/\n0::/slurm/job_1\n")
+    monkeypatch.setattr(caching, "GROUPS", tmp_path)
+    monkeypatch.setattr(caching, "OWN_GROUP", tmp_path / "cgroup")
+    # What files take is given back when memory is asked for.
+    assert caching.free_bytes(CPU) == 9000 - (5000 - 1500 - 400)
+    (job / "memory.max").write_text("max\n")
+    assert caching.free_bytes(CPU) > 2**20
