@@ -48,9 +48,8 @@ TO_CHROMA, TO_RGB = _colour_matrices()
 def recompress(frames: Sequence[Frame], crf: float) -> list[Frame]:
     """Encode frames as H.264 in 4:2:0 and decode them; equal arguments give equal frames.
 
-    On one thread. Sides that 4:2:0 cannot hold, because they are odd or tiny,
-    are extended by their last pixels for the way. Each
-    frame is coded by itself.
+    On one thread, each frame by itself. Sides that 4:2:0 cannot hold, because
+    they are odd or tiny, are extended by their last pixels for the way.
 
     Args:
         frames: At least one, RGB, all of one size.
