@@ -8,7 +8,6 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 from settings import clips_config
 
@@ -71,10 +70,10 @@ def in_sequence(source: io.BytesIO | Path, monkeypatch: pytest.MonkeyPatch) -> C
 def decoded_plainly(source: io.BytesIO, numbers: Sequence[int]) -> UInt8[np.ndarray, "F 3 H W"]:
     """These frames of a video, by decoding it from its start as PyAV's manual says."""
     source.seek(0)
-    reformatter, images = VideoReformatter(), {}
+    viewer, images = picture.Viewer(), {}
     with av.open(source, "r") as container:
         for number, frame in enumerate(container.decode(container.streams.video[0])):
             if number in numbers:
                 shape = (SIDE_PX, SIDE_PX)
-                images[number] = picture.letterboxed(frame, 1.0, shape, reformatter)
+                images[number] = viewer.letterboxed(frame, 1.0, shape)
     return np.stack([images[number] for number in numbers]).transpose(0, 3, 1, 2)

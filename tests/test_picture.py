@@ -3,18 +3,15 @@ from itertools import product
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fvc.video.picture import (
     Orientation,
-    displayed_size,
+    Viewer,
     fitted,
-    letterboxed,
     native_shape,
     orientation,
-    stretched_grey,
 )
 
 
@@ -53,7 +50,7 @@ def test_a_frame_without_a_display_matrix_is_upright() -> None:
 def test_the_displayed_size_has_square_pixels(
     width: int, height: int, pixel_aspect: float, expected: tuple[int, int]
 ) -> None:
-    assert displayed_size(plain_frame(width, height), pixel_aspect) == expected
+    assert Viewer().displayed_size(plain_frame(width, height), pixel_aspect) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,7 +60,7 @@ def test_the_displayed_size_has_square_pixels(
 def test_a_letterbox_keeps_the_shape_and_pads_with_black(
     width: int, height: int, picture: tuple[int, int]
 ) -> None:
-    image = letterboxed(plain_frame(width, height), 1.0, (64, 64), VideoReformatter())
+    image = Viewer().letterboxed(plain_frame(width, height), 1.0, (64, 64))
     lit = image.max(axis=2) > 100
     rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
     assert (len(rows), len(columns)) == picture
@@ -73,7 +70,7 @@ def test_a_letterbox_keeps_the_shape_and_pads_with_black(
 
 
 def test_a_wide_pixel_widens_the_letterboxed_picture() -> None:
-    image = letterboxed(plain_frame(32, 32), 2.0, (64, 64), VideoReformatter())
+    image = Viewer().letterboxed(plain_frame(32, 32), 2.0, (64, 64))
     assert (image.max(axis=2) > 100).sum() == 64 * 32
 
 
@@ -81,7 +78,7 @@ def test_a_wide_pixel_widens_the_letterboxed_picture() -> None:
 @pytest.mark.parametrize("level", [0, 255])
 def test_black_and_white_stay_so_in_every_pixel_format(pixel_format: str, level: int) -> None:
     frame = plain_frame(64, 64, level).reformat(format=pixel_format)
-    image = letterboxed(frame, 1.0, (32, 32), VideoReformatter())
+    image = Viewer().letterboxed(frame, 1.0, (32, 32))
     assert image.min() == image.max() == level
 
 
@@ -89,13 +86,13 @@ def test_colours_keep_their_order() -> None:
     red = np.zeros((32, 32, 3), np.uint8)
     red[..., 0] = 250
     frame = VideoFrame.from_ndarray(red, "rgb24").reformat(format="yuv420p")
-    image = letterboxed(frame, 1.0, (16, 16), VideoReformatter())
+    image = Viewer().letterboxed(frame, 1.0, (16, 16))
     assert image[..., 0].min() > 230
     assert image[..., 1:].max() < 20, "red and blue are exchanged"
 
 
 def test_grey_frames_are_stretched_without_bars() -> None:
-    image = stretched_grey(plain_frame(96, 32), 16, VideoReformatter())
+    image = Viewer().stretched_grey(plain_frame(96, 32), 16)
     assert image.shape == (16, 16)
     assert image.min() > 150
 
@@ -144,8 +141,8 @@ def test_black_lies_behind_transparent_pixels(pixel_format: str) -> None:
     pixels = np.full((64, 96, 4), 200, np.uint8)
     pixels[..., 3] = np.repeat([255, 128, 0], 32)
     frame = VideoFrame.from_ndarray(pixels, "rgba").reformat(format=pixel_format)
-    image = letterboxed(frame, 1.0, (64, 96), VideoReformatter())
-    grey = stretched_grey(frame, 96, VideoReformatter())
+    image = Viewer().letterboxed(frame, 1.0, (64, 96))
+    grey = Viewer().stretched_grey(frame, 96)
     for shown in (image, grey[..., None]):
         opaque, half, clear = (shown[8:56, 32 * k + 8 : 32 * k + 24] for k in range(3))
         assert np.abs(opaque.astype(int) - 200).max() <= 2
@@ -160,8 +157,7 @@ def test_an_opaque_picture_is_the_same_with_alpha(pixel_format: str) -> None:
     plain = VideoFrame.from_ndarray(noise, "rgb24").reformat(format=opaque)
     with_alpha = VideoFrame.from_ndarray(noise, "rgb24").reformat(format=pixel_format)
     images = [
-        letterboxed(frame, 1.0, (32, 32), VideoReformatter()).astype(int)
-        for frame in (plain, with_alpha)
+        Viewer().letterboxed(frame, 1.0, (32, 32)).astype(int) for frame in (plain, with_alpha)
     ]
     assert np.abs(images[0] - images[1]).max() <= 1
 
@@ -170,5 +166,5 @@ def test_an_opaque_picture_is_the_same_with_alpha(pixel_format: str) -> None:
 def test_a_colour_matrix_that_nobody_knows_is_no_reason_to_refuse(matrix: int) -> None:
     frame = plain_frame(32, 32).reformat(format="yuv420p")
     frame.colorspace = matrix
-    image = letterboxed(frame, 1.0, (16, 16), VideoReformatter())
+    image = Viewer().letterboxed(frame, 1.0, (16, 16))
     assert np.abs(image.astype(int) - 200).max() <= 2

@@ -8,8 +8,8 @@ from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
+from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
@@ -90,22 +90,29 @@ def probe(source: Path | BufferedIOBase) -> VideoInfo:
     with decoding.opened(source) as (container, stream):
         packets, clock = decoding.scan(container, stream)
     times = decoding.packet_timeline(packets, clock)
+    size_bytes = int(packets.sizes_bytes.sum())
     with decoding.opened(source) as (container, stream):
-        frame = next(decoding.decode(container, stream), None)
-        if frame is None:
-            raise VideoError("undecodable", f"no frame comes out of {len(packets)} packets")
-        width, height = picture.displayed_size(frame, _pixel_aspect(stream))
-        codec = stream.codec_context.codec.canonical_name
+        return _described(container, stream, times, size_bytes)
+
+
+def _described(
+    container: InputContainer, stream: VideoStream, times: Timeline, size_bytes: int
+) -> VideoInfo:
+    frame = next(decoding.decode(container, stream), None)
+    if frame is None:
+        raise VideoError("undecodable", f"no frame comes out of {times.num_frames} packets")
+    viewer = picture.Viewer()
+    width, height = viewer.displayed_size(frame, _pixel_aspect(stream))
     return VideoInfo(
         width=width,
         height=height,
-        rotation_deg=picture.orientation(frame).rotation_deg,
+        rotation_deg=viewer.orientation(frame).rotation_deg,
         fps=float(times.num_frames / times.duration_s),
         frames=times.num_frames,
         duration_s=float(times.duration_s),
-        codec=codec,
+        codec=stream.codec_context.codec.canonical_name,
         pixel_format=frame.format.name,
-        bitrate_bps=float(int(packets.sizes_bytes.sum()) * 8 / times.duration_s),
+        bitrate_bps=float(size_bytes * 8 / times.duration_s),
     )
 
 
@@ -155,7 +162,7 @@ class _Fitting:
 
     def __init__(self, config: ClipsConfig) -> None:
         self._config = config
-        self._reformatter = VideoReformatter()
+        self._viewer = picture.Viewer()
         self.shape = (config.side_px, config.side_px)
         self.content = picture.Box(0, 0, *self.shape)
         self._is_settled = False
@@ -168,12 +175,12 @@ class _Fitting:
     def _convert(self, frame: VideoFrame, stream: VideoStream) -> picture.Image:
         aspect = _pixel_aspect(stream)
         if not self._is_settled:
-            size = picture.displayed_size(frame, aspect)
+            size = self._viewer.displayed_size(frame, aspect)
             if self._config.fit == "native":
                 self.shape = picture.native_shape(size, self._config.side_px)
             self.content = picture.fitted(size, self.shape)
             self._is_settled = True
-        return picture.letterboxed(frame, aspect, self.shape, self._reformatter)
+        return self._viewer.letterboxed(frame, aspect, self.shape)
 
 
 def read_frames(
@@ -193,10 +200,10 @@ def read_frames(
     Raises:
         VideoError: It cannot be used.
     """
-    reformatter = VideoReformatter()
+    viewer = picture.Viewer()
 
     def convert(frame: VideoFrame, _: VideoStream) -> picture.Image:
-        return picture.stretched_grey(frame, side_px, reformatter)
+        return viewer.stretched_grey(frame, side_px)
 
     def choose(times: Timeline, _: Reach | None) -> list[int]:
         wanted = min(max(round(times.duration_s * Fraction(fps)), 1), max_frames)

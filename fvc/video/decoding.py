@@ -1,5 +1,6 @@
 """Behind `fvc.video`: opens a video, lists its packets, and decodes all or chosen frames."""
 
+import gc
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -235,13 +236,16 @@ def opened(source: Path | BufferedIOBase) -> Iterator[tuple[InputContainer, Vide
     except av.error.FFmpegError as error:
         reason = "truncated" if any(bytes_ in start for bytes_ in BEGINNINGS) else "not_a_video"
         raise VideoError(reason, _said(error)) from error
-    with container:
-        try:
+    try:
+        with container:
             yield container, _moving_pictures(container)
-        except MemoryError as error:
-            raise OutOfMemoryError from error
-        except av.error.FFmpegError as error:
-            raise VideoError("undecodable", _said(error)) from error
+    except MemoryError as error:
+        raise OutOfMemoryError from error
+    except av.error.FFmpegError as error:
+        raise VideoError("undecodable", _said(error)) from error
+    finally:
+        # Frames whose side data was looked at refer to themselves; they are young.
+        gc.collect(1)
 
 
 def _said(error: av.error.FFmpegError) -> str:

@@ -67,17 +67,6 @@ def orientation(frame: VideoFrame) -> Orientation:
     return Orientation(True, b < 0, c < 0)
 
 
-def displayed_size(frame: VideoFrame, pixel_aspect: float) -> tuple[int, int]:
-    """Width and height in square pixels, upright.
-
-    Args:
-        frame: As decoded.
-        pixel_aspect: Width over height of a stored pixel.
-    """
-    width = max(round(frame.width * pixel_aspect), 1)
-    return (frame.height, width) if orientation(frame).transposed else (width, frame.height)
-
-
 class Box(NamedTuple):
     """Where the picture lies in an image; everything is in pixels."""
 
@@ -113,35 +102,58 @@ def native_shape(size: tuple[int, int], longer_px: int) -> tuple[int, int]:
     return box.height, box.width
 
 
-def letterboxed(
-    frame: VideoFrame, pixel_aspect: float, shape: tuple[int, int], reformatter: VideoReformatter
-) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame upright in RGB, as large as an image allows, between black bars.
+class Viewer:
+    """Shows the frames of one video: upright, in square pixels, over black.
 
     What lies behind transparent pixels is black. The transparency that VP8 and
     VP9 keep beside the picture is not read by FFmpeg's own decoders, though.
-
-    Args:
-        frame: As decoded.
-        pixel_aspect: Width over height of a stored pixel.
-        shape: Height and width of the image.
-        reformatter: Reused from frame to frame.
     """
-    turn = orientation(frame)
-    box = fitted(displayed_size(frame, pixel_aspect), shape)
-    stored = (box.height, box.width) if turn.transposed else (box.width, box.height)
-    canvas = np.zeros((*shape, 3), np.uint8)
-    canvas[box.top : box.top + box.height, box.left : box.left + box.width] = turn.apply(
-        _scaled(frame, stored, "rgb24", reformatter)
-    )
-    return canvas
 
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+        self._orientations: dict[int, Orientation] = {}
 
-def stretched_grey(
-    frame: VideoFrame, side_px: int, reformatter: VideoReformatter
-) -> UInt8[np.ndarray, "H W"]:
-    """The frame upright in grey, stretched to a square; what is transparent is black."""
-    return orientation(frame).apply(_scaled(frame, (side_px, side_px), "gray", reformatter))
+    def orientation(self, frame: VideoFrame) -> Orientation:
+        """How a frame is turned; it is taken to be mirrored as others of equal rotation are."""
+        # A frame whose side data is looked at refers to itself, so that its memory stays in
+        # use until Python looks for cycles: with every frame, a large video would fill it.
+        if frame.rotation not in self._orientations:
+            self._orientations[frame.rotation] = orientation(frame)
+        return self._orientations[frame.rotation]
+
+    def displayed_size(self, frame: VideoFrame, pixel_aspect: float) -> tuple[int, int]:
+        """Width and height in square pixels, upright.
+
+        Args:
+            frame: As decoded.
+            pixel_aspect: Width over height of a stored pixel.
+        """
+        width = max(round(frame.width * pixel_aspect), 1)
+        transposed = self.orientation(frame).transposed
+        return (frame.height, width) if transposed else (width, frame.height)
+
+    def letterboxed(
+        self, frame: VideoFrame, pixel_aspect: float, shape: tuple[int, int]
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """The frame in RGB, as large as an image allows, between black bars.
+
+        Args:
+            frame: As decoded.
+            pixel_aspect: Width over height of a stored pixel.
+            shape: Height and width of the image.
+        """
+        turn = self.orientation(frame)
+        box = fitted(self.displayed_size(frame, pixel_aspect), shape)
+        stored = (box.height, box.width) if turn.transposed else (box.width, box.height)
+        scaled = turn.apply(_scaled(frame, stored, "rgb24", self._reformatter))
+        canvas = np.zeros((*shape, 3), np.uint8)
+        canvas[box.top : box.top + box.height, box.left : box.left + box.width] = scaled
+        return canvas
+
+    def stretched_grey(self, frame: VideoFrame, side_px: int) -> UInt8[np.ndarray, "H W"]:
+        """The frame in grey, stretched to a square."""
+        scaled = _scaled(frame, (side_px, side_px), "gray", self._reformatter)
+        return self.orientation(frame).apply(scaled)
 
 
 def _scaled(
