@@ -1,6 +1,7 @@
 """Hundreds of damaged files in one run of the index: none stops it, and each is accounted for."""
 
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ import av
 import numpy as np
 import polars as pl
 import pytest
+from decoding_worker import decode_all
 from indexing import places
 from jaxtyping import UInt8
 from settings import clips_config
@@ -23,6 +25,7 @@ from fvc.matching import REASONS
 from fvc.pool import run_isolated
 from fvc.records import INDEX, REJECTED
 from fvc.stages import index
+from fvc.video import REASONS as VIDEO_REASONS
 from fvc.video import Clips, read_clips
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
@@ -247,6 +250,39 @@ def test_hundreds_of_damaged_files_are_accounted_for(
     monkeypatch.setattr(index, "run_isolated", nothing_to_do)
     run(tmp_path)
     assert [(tmp_path / name).read_bytes() for name in names] == before
+
+
+def check_memory(paths: list[Path]) -> None:
+    """Decode files in workers: each is used or refused by name, in time and with little memory."""
+    outcomes = dict(run_isolated(decode_all, paths, timeout_s=60.0, description="decode"))
+    lost = {
+        path.name: str(outcome)
+        for path, outcome in outcomes.items()
+        if not isinstance(outcome, tuple)
+    }
+    assert not lost
+    ends, peaks_mb = zip(*outcomes.values(), strict=True)
+    assert set(ends) <= {"usable", *VIDEO_REASONS}
+    assert "usable" in ends
+    # Whatever a worker decoded before counts, too.
+    assert max(peaks_mb) < 600, "a worker takes too much memory"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by what Linux tells")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"there is no {SHARED}")
+def test_unusual_files_take_little_memory() -> None:
+    check_memory(sorted(SHARED.iterdir()))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by what Linux tells")
+@pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is absent")
+def test_real_files_take_little_memory(tmp_path: Path) -> None:
+    for archive in sorted(REAL.parent.glob("*.zip")):
+        members = read_members(archive)
+        unpack(members, tmp_path, password=REAL_PASSWORD, progress=lambda _: None)
+    check_memory([path for path in sorted(tmp_path.rglob("*")) if path.is_file()])
 
 
 @pytest.mark.slow

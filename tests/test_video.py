@@ -1,3 +1,4 @@
+import gc
 import io
 import pickle
 import struct
@@ -319,6 +320,24 @@ def test_a_file_that_asks_for_more_memory_than_there_is_says_so() -> None:
         assert isinstance(caught.value, VideoError), "the service would not answer"
         assert caught.value.reason in REASONS
         assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+
+
+@pytest.mark.parametrize("rotation_deg", [0, 90])
+@pytest.mark.parametrize("container", ["mp4", "avi"])
+def test_no_frame_stays_in_memory(rotation_deg: int, container: str) -> None:
+    """A frame that refers to itself would stay until Python looks for cycles."""
+    source = barcode_video(rotation_deg=rotation_deg, container=container, options=X264)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(2):
+            probe(source)
+            read_clips(source, CONFIG)
+            read_frames(source, 2.0, 64, SIDE_PX)
+        left = [thing for thing in gc.get_objects() if type(thing) is av.VideoFrame]
+    finally:
+        gc.enable()
+    assert len(left) == 0, "memory grows with every video"
 
 
 def test_errors_survive_pickling() -> None:
