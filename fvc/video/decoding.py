@@ -289,7 +289,9 @@ def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[AvPack
 
 def _described(packet: "AvPacket[VideoStream]") -> tuple[int, ...]:
     """The columns of `Packets`."""
-    changes = any(packet.has_sidedata(change) for change in CHANGES)
+    # To ask for each kind costs more than reading the packet, and most packets have none.
+    has_more = next(packet.iter_sidedata(), None) is not None
+    changes = has_more and any(packet.has_sidedata(change) for change in CHANGES)
     return (
         _time(packet.pts),
         _time(packet.dts),
