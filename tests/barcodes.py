@@ -61,10 +61,12 @@ def barcode_video(num_frames: int = 50, **settings: Any) -> io.BytesIO:
     return buffer
 
 
-def in_sequence(source: io.BytesIO | Path, monkeypatch: pytest.MonkeyPatch) -> Clips:
+def in_sequence(
+    source: io.BytesIO | Path, monkeypatch: pytest.MonkeyPatch, config: ClipsConfig = CONFIG
+) -> Clips:
     with monkeypatch.context() as patched:
         patched.setattr(video, "distrust", lambda packets, clock: "a test wants it so")  # noqa: ARG005
-        return read_clips(source, CONFIG)
+        return read_clips(source, config)
 
 
 def decoded_plainly(source: io.BytesIO, numbers: Sequence[int]) -> UInt8[np.ndarray, "F 3 H W"]:

@@ -253,7 +253,7 @@ def test_hundreds_of_damaged_files_are_accounted_for(
 
 
 def check_memory(paths: list[Path]) -> None:
-    """Decode files in workers: each is used or refused by name, in time and with little memory."""
+    """Decode files in workers: right or refused by name, in time and with little memory."""
     outcomes = dict(run_isolated(decode_all, paths, timeout_s=60.0, description="decode"))
     lost = {
         path.name: str(outcome)
@@ -271,14 +271,14 @@ def check_memory(paths: list[Path]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by what Linux tells")
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"there is no {SHARED}")
-def test_unusual_files_take_little_memory() -> None:
+def test_unusual_files_are_decoded_right_with_little_memory() -> None:
     check_memory(sorted(SHARED.iterdir()))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by what Linux tells")
 @pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is absent")
-def test_real_files_take_little_memory(tmp_path: Path) -> None:
+def test_real_files_are_decoded_right_with_little_memory(tmp_path: Path) -> None:
     for archive in sorted(REAL.parent.glob("*.zip")):
         members = read_members(archive)
         unpack(members, tmp_path, password=REAL_PASSWORD, progress=lambda _: None)
