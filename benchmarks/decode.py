@@ -218,18 +218,28 @@ def make_all(kinds: Sequence[Kind], folder: Path) -> list[Path]:
     return [made[kind.name] for kind in kinds]
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What it took to decode videos by the pool of the stages."""
+
+    clock_s: float
+    cpu_s: float
+
+    @property
+    def cores(self) -> float:
+        """Cores that the workers got, of a machine that others may use."""
+        return self.cpu_s / self.clock_s
+
+
 def two_workers(
     files: Sequence[Path], config: ClipsConfig, num_copies: int
-) -> tuple[float, float] | None:
-    """How much faster two workers are than one by the clock, and how many cores they got.
-
-    None where there are no two cores.
-    """
+) -> tuple[Work, Work] | None:
+    """Decode the same videos by one worker and by two; None where there are no two cores."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         return None
     items = [files[number % len(files)] for number in range(num_copies)]
-    clock_s, busy = {}, 0.0
+    works = []
     for used in (cores[:1], cores[:2]):
         os.sched_setaffinity(0, used)
         start_s, start_cpu_s = time.perf_counter(), cpu_s()
@@ -240,10 +250,9 @@ def two_workers(
         for item, outcome in done:
             if not isinstance(outcome, Clips):
                 raise FvcError(item, str(outcome), "Make the videos anew")
-        clock_s[len(used)] = time.perf_counter() - start_s
-        busy = (cpu_s() - start_cpu_s) / clock_s[len(used)]
+        works.append(Work(time.perf_counter() - start_s, cpu_s() - start_cpu_s))
     os.sched_setaffinity(0, cores)
-    return clock_s[1] / clock_s[2], busy
+    return works[0], works[1]
 
 
 def report(results: Sequence[Result], names: Sequence[str]) -> None:
@@ -295,7 +304,7 @@ def agreement(results: Sequence[Result]) -> bool:
     return agree
 
 
-def judge(results: Sequence[Result], workers: tuple[float, float] | None) -> bool:
+def judge(results: Sequence[Result], workers: tuple[Work, Work] | None) -> bool:
     """Print what was reached of what is promised."""
     claims = {
         f"{name} over ours": (geometric_mean(ratios), least)
@@ -311,9 +320,13 @@ def judge(results: Sequence[Result], workers: tuple[float, float] | None) -> boo
     if workers is None:
         print("Two workers are not compared with one: there is one core.")
     else:
-        ratio, cores = workers
-        share = f"which got {cores:.2f} cores of a machine that others may use"
-        claims[f"two workers over one by the clock, {share}"] = (ratio, LEAST_WORKERS)
+        one, two = workers
+        got = f"which got {one.cores:.2f} and {two.cores:.2f} cores"
+        print(f"A video costs two workers {two.cpu_s / one.cpu_s:.2f} of the CPU time of one.")
+        claims[f"two workers over one by the clock, {got}"] = (
+            one.clock_s / two.clock_s,
+            LEAST_WORKERS,
+        )
     return verdict(claims)
 
 
