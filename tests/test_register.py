@@ -227,6 +227,31 @@ def test_a_champion_whose_scores_were_stored_with_other_columns_is_scored_anew(
     assert "is worse than" in " ".join(decided["reasons"])
 
 
+def test_a_champion_of_an_older_version_of_the_code_blocks_nothing(
+    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_older(settings: serving.Settings, folder: Path) -> None:
+        write(settings, folder)
+        for name in ("serving.json", "network.json"):
+            content = read_json(folder / name, "register")
+            # Before clips had windows, and other ways to sample and to fit.
+            content["clips"] = {"num_clips": 1, "num_frames": 4, "side_px": 16, "timeout_s": 60.0}
+            write_json(folder / name, content)
+
+    write = serving.Settings.write
+    with monkeypatch.context() as patch:
+        patch.setattr(serving.Settings, "write", write_older)
+        corpus.register()
+    first = aliased(store, "champion").version
+    video = corpus.root / "clips" / "youtube_00.pt"
+    save_clips(video, np.zeros((1, 4, 3, 16, 16), np.uint8), "key of another version")
+    corpus.add_network(1, brightness=0.002, ranks_validation=True)
+    decided = corpus.register()
+    assert decided["promotion"] == "refused"
+    assert "cannot see these clips" in " ".join(decided["reasons"])
+    assert aliased(store, "champion").version == first
+
+
 @pytest.mark.parametrize("killed_in", ["champion_of", "describe", "move_aliases"])
 def test_killed_after_registering_it_goes_on_with_the_same_version(
     corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch, killed_in: str

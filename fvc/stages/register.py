@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -138,12 +138,14 @@ def gain_over(
     these clips or the difference is undefined.
     """
     with stored(str(opponent.version)) as folder:
-        calibration = serving.Settings.read(folder).calibration
+        # As plain values: another version of this code may have registered the opponent.
+        settings = read_json(folder / serving.SETTINGS, "register")
+        calibration = Calibration.from_dict(settings["calibration"])
         theirs = pl.read_parquet(folder / LOCKED)
         known = theirs.select(c for c in candidate.videos.columns if c in theirs.columns)
         if not known.equals(candidate.videos):
-            seen = [read_description(place)[1] for place in (folder, candidate.folder)]
-            if any(getattr(seen[0], name) != getattr(seen[1], name) for name in PIXELS):
+            ours = asdict(read_description(candidate.folder)[1])
+            if any(settings["clips"].get(name) != ours[name] for name in PIXELS):
                 return None
             theirs = score_locked(load_network(folder), candidate.videos, clips)
     return roc_auc_gain(
