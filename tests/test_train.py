@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from source_tree import ROOT
 from torch import nn
 
-from fvc import networks
+from fvc import networks, tracking
 from fvc.clip_files import save_clips
 from fvc.config import Params, load_params
 from fvc.errors import FvcError
@@ -166,14 +166,25 @@ def test_the_loader_changes_neither_outputs_nor_run(corpus: Corpus, store: Mlflo
     assert len(fold_runs(store)) == 1, "another loader is taken for another training"
 
 
-def test_on_the_fly_needs_no_stored_versions(corpus: Corpus) -> None:
+def test_on_the_fly_needs_no_stored_versions_and_can_be_stopped(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
     stored = contents(corpus.train(0))
     shutil.rmtree(corpus.root / "augmented")
     augment = replace(corpus.params.augment, mode="on_the_fly", versions=2)
     corpus.params = replace(corpus.params, augment=augment)
-    first = contents(corpus.train(0, "first"))
-    assert first["weights.safetensors"] != stored["weights.safetensors"]
-    assert contents(corpus.train(0, "resumed")) == first
+    whole = contents(corpus.train(0, "whole"))
+    assert whole["weights.safetensors"] != stored["weights.safetensors"]
+    shutil.rmtree(corpus.root / "checkpoints")
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.OpenRun, "log_history", stop)
+        with pytest.raises(KeyboardInterrupt):
+            corpus.train(0, "stopped")
+    assert not (corpus.root / "stopped").exists()
+    assert contents(corpus.train(0, "resumed")) == whole
 
 
 def test_videos_may_differ_in_size_and_number_of_clips(corpus: Corpus) -> None:
