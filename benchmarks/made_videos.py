@@ -1,4 +1,4 @@
-"""Videos for the benchmarks of decoding: twelve kinds, every frame showing its own number.
+"""Videos for the benchmarks of decoding: seventeen kinds, every frame showing its own number.
 
 The picture is a texture with the spectrum of photographs under a moving, turning camera, with
 patches that move before it and with the noise of a sensor, so that it takes bits as footage does.
@@ -53,6 +53,8 @@ class Kind:
     """Counter-clockwise turn that players make."""
     rate_varies: bool = False
     bits_per_pixel: float = BITS_PER_PIXEL
+    is_promised: bool = True
+    """It counts in the means of which something is promised."""
 
     @property
     def num_frames(self) -> int:
@@ -73,16 +75,39 @@ HD, FULL_HD, NARROW = (
     {"width": 1920, "height": 1080},
     {"width": 640, "height": 360},
 )
-KINDS = (
+NARROW_KINDS = (
     Kind(name="H.264 360p 10 s, GOP 250", **NARROW, seconds=10, options=_x264(250)),
     Kind(name="H.264 360p 60 s, GOP 30", **NARROW, seconds=60, options=_x264(30)),
-    Kind(name="H.264 720p 60 s, GOP 250", **HD, seconds=60, options=_x264(250)),
-    Kind(name="H.264 720p 60 s, GOP 30", **HD, seconds=60, options=_x264(30)),
-    Kind(name="H.264 1080p 60 s, GOP 30", **FULL_HD, seconds=60, options=_x264(30)),
-    Kind(name="HEVC 720p 60 s, GOP 250", **HD, seconds=60, codec="libx265", options=_x265(250)),
-    Kind(name="VP9 720p 60 s", **HD, seconds=60, codec="libvpx-vp9", container="webm"),
+)
+WIDE_KINDS = tuple(
+    kind
+    for seconds in (60, 10)
+    for kind in (
+        Kind(name=f"H.264 720p {seconds} s, GOP 250", **HD, seconds=seconds, options=_x264(250)),
+        Kind(name=f"H.264 720p {seconds} s, GOP 30", **HD, seconds=seconds, options=_x264(30)),
+        Kind(
+            name=f"H.264 1080p {seconds} s, GOP 30", **FULL_HD, seconds=seconds, options=_x264(30)
+        ),
+        Kind(
+            name=f"HEVC 720p {seconds} s, GOP 250",
+            **HD,
+            seconds=seconds,
+            codec="libx265",
+            options=_x265(250),
+        ),
+        Kind(
+            name=f"VP9 720p {seconds} s",
+            **HD,
+            seconds=seconds,
+            codec="libvpx-vp9",
+            container="webm",
+        ),
+    )
+)
+OTHER_KINDS = (
     # Phones write no B-frames, a key frame a second, many bits, and the turn into the header.
     Kind(
+        is_promised=False,
         name="H.264 phone, 1080 x 1920 turned, 30 s, no B-frames",
         width=1080,
         height=1920,
@@ -92,6 +117,7 @@ KINDS = (
         bits_per_pixel=0.2,
     ),
     Kind(
+        is_promised=False,
         name="H.264 240p 180 s, GOP 250",
         width=426,
         height=240,
@@ -100,6 +126,7 @@ KINDS = (
         options=_x264(250),
     ),
     Kind(
+        is_promised=False,
         name="AV1 720p 60 s, GOP 160",
         **HD,
         seconds=60,
@@ -110,6 +137,7 @@ KINDS = (
     ),
     # AVI has no room for B-frames.
     Kind(
+        is_promised=False,
         name="MPEG-4 part 2, AVI, 480p 60 s, GOP 250",
         width=640,
         height=480,
@@ -121,6 +149,7 @@ KINDS = (
         bits_per_pixel=0.15,
     ),
     Kind(
+        is_promised=False,
         name="H.264 720p 60 s, variable rate, GOP 250",
         **HD,
         seconds=60,
@@ -129,6 +158,7 @@ KINDS = (
         rate_varies=True,
     ),
 )
+KINDS = (*NARROW_KINDS, *WIDE_KINDS, *OTHER_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
