@@ -36,7 +36,7 @@ class ProcessLostError(Exception):
 class Processes:
     """One process for each name: libraries that bring the same C code stay apart.
 
-    Loaded into one process, two copies of a decoder can crash each other.
+    Loaded beside the others, torchcodec was seen to crash on AV1.
     """
 
     def __init__(self) -> None:
