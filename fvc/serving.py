@@ -16,6 +16,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PyFuncModel, PythonModel, PythonModelContext
+from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Object, Property
 
@@ -190,6 +191,17 @@ def log_model(
     Returns:
         The number of the version.
     """
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    # Left to itself, MLflow takes the experiment "Default", whose files lie in whatever folder
+    # the store was first opened from.
+    model = client.create_logged_model(
+        run.info.experiment_id,
+        name=name,
+        source_run_id=run_id,
+        tags=dict(tags),
+        params=dict(run.data.params),
+    )
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "network"
         folder.mkdir()
@@ -202,6 +214,7 @@ def log_model(
             name=name,
             flavor=mlflow.pyfunc,
             run_id=run_id,
+            model_id=model.model_id,
             registered_model_name=name,
             tags=dict(tags),
             python_model=str(PACKAGE / "served_model.py"),

@@ -111,7 +111,7 @@ DOORS = {
         "video/__init__.py",
         "video/decoding.py",
         "video/picture.py",
-        "video/recompression.py",
+        "recompression.py",
         "encoding.py",
     },
     "faiss": {"near_duplicates.py"},
@@ -161,7 +161,9 @@ def test_checkpoints_are_bound_to_all_code_behind_the_weights() -> None:
     package = ROOT / "fvc"
     roots = [package / f"{name}.py" for name in ("fold_videos", "loop", "loading", "predict")]
     reached = {name_of(path) for source in roots for path in reach_of(source)}
+    # The settings themselves are bound, too; how strength bends them is in their module.
     settings = {name for name in reached if name.startswith("config/")}
+    settings -= {"config/augmentation.py"}
     assert set(train.CODE) == reached - settings - {"errors.py", "files.py"}
 
 

@@ -3,7 +3,7 @@ import pytest
 from augmentation import textured_clip
 from jaxtyping import UInt8
 
-from fvc.video.recompression import recompress
+from fvc.recompression import recompress
 
 Frames = list[UInt8[np.ndarray, "H W 3"]]
 

@@ -155,7 +155,8 @@ class AugmentConfig(Section):
     """Factor on all ranges, up to the limit of each, and on the probability of changes that have
     no range; 1 is as written, 0 changes nothing."""
     versions: int
-    """Augmented versions of each training video in an epoch (A)."""
+    """Augmented versions of each training video in an epoch (A). Version a changes clip a mod N,
+    so fewer than clips leave the later clips as they are."""
     rotation: RotationConfig
     affine: AffineConfig
     flip: Chance

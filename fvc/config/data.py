@@ -1,7 +1,7 @@
 """From archives to clips: sections `extract`, `index`, `split` and `clips`."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from fvc.config.section import Section, require
 
@@ -112,3 +112,8 @@ class ClipsConfig(Section):
         require(self.side_px >= 16, f"side_px is {self.side_px}, below 16")
         for name in ("window_s", "stride_s", "timeout_s"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, not above 0")
+
+    def pixel_settings(self) -> dict[str, Any]:
+        """What the pixels depend on: equal settings give equal clips of a video."""
+        unread = {"timeout_s"} | ({"window_s", "stride_s"} if self.views == "spans" else set())
+        return {name: value for name, value in asdict(self).items() if name not in unread}

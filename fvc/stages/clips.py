@@ -4,7 +4,6 @@ import logging
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,7 @@ logger = logging.getLogger(__name__)
 
 def clips_key(sha256: str, config: ClipsConfig) -> str:
     """What the pixels of one video's clips depend on, as one text."""
-    unread = {"timeout_s"} | ({"window_s", "stride_s"} if config.views == "spans" else set())
-    settings = {name: value for name, value in asdict(config).items() if name not in unread}
-    return sha256_of({"video": sha256, "clips": settings, "version": PIXELS_VERSION})
+    return sha256_of({"video": sha256, "clips": config.pixel_settings(), "version": PIXELS_VERSION})
 
 
 def summarise(

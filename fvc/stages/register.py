@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from fvc import serving, tracking
 from fvc.calibration import Calibration, judge
 from fvc.clip_files import read_key
-from fvc.config import ClipsConfig, Params, load_params
+from fvc.config import Params, load_params
 from fvc.diagnostics import validation_series
 from fvc.errors import FvcError
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
@@ -36,8 +36,6 @@ from fvc.tracking.store import connect
 
 NAME = "fvc"
 LOCKED = "locked.parquet"
-PIXELS = tuple(field.name for field in fields(ClipsConfig) if field.name != "timeout_s")
-"""What two networks must have in common to see the same clips."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,8 +142,8 @@ def gain_over(
         theirs = pl.read_parquet(folder / LOCKED)
         known = theirs.select(c for c in candidate.videos.columns if c in theirs.columns)
         if not known.equals(candidate.videos):
-            ours = asdict(read_description(candidate.folder)[1])
-            if any(settings["clips"].get(name) != ours[name] for name in PIXELS):
+            ours = read_description(candidate.folder)[1].pixel_settings()
+            if any(settings["clips"].get(name) != value for name, value in ours.items()):
                 return None
             theirs = score_locked(load_network(folder), candidate.videos, clips)
     return roc_auc_gain(

@@ -60,7 +60,7 @@ class Identity:
     @property
     def params_sha256(self) -> str:
         """Of the parameters that training depends on."""
-        values = asdict(self.params)
+        values = asdict(self.params) | {"clips": self.params.clips.pixel_settings()}
         return sha256_of({section: values[section] for section in TRAINING_SECTIONS})
 
     @property

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.random import Generator
 
 from fvc.config import AugmentConfig, OverlayConfig
+from fvc.recompression import recompress
 from fvc.transforms.drawing import Frame, Plane, Step, happens
-from fvc.video.recompression import recompress
 
 LEAST_GLYPH_PX = 3
 """Smaller strokes would be a grey line."""
