@@ -43,12 +43,20 @@ class Stamp(NamedTuple):
     """What the pixels depend on: another key means other pixels."""
     num_clips: int
     """The length of the tensor's first axis."""
-    remark: str | None
+    remark: str | None = None
     """How the pixels were come by, where that was not the usual way."""
+    content: tuple[int, int, int, int] | None = None
+    """Where the picture lies between black bars, where that is known: top, left, height and width
+    in pixels. What is explained of a clip is mapped back to the video by it."""
 
 
 def save_clips(
-    target: Path, pixels: UInt8[np.ndarray, "N T C H W"], key: str, remark: str | None = None
+    target: Path,
+    pixels: UInt8[np.ndarray, "N T C H W"],
+    key: str,
+    *,
+    remark: str | None = None,
+    content: tuple[int, int, int, int] | None = None,
 ) -> None:
     """Write a tensor and its stamp, atomically; equal arguments give equal bytes.
 
@@ -66,11 +74,11 @@ def save_clips(
         "data/0": pixels.reshape(-1).data,
         "version": b"3\n",
     }
-    stamp = Stamp(key, len(pixels), remark)
+    stamp = Stamp(key, len(pixels), remark, content)
     with replacing(target) as partial, zipfile.ZipFile(partial, "w") as archive:
-        for name, content in records.items():
+        for name, record in records.items():
             # ZipInfo's own date is fixed, and not the time of day.
-            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), record)
         archive.comment = json.dumps(stamp._asdict()).encode()
 
 
@@ -78,8 +86,10 @@ def read_stamp(source: Path) -> Stamp | None:
     """The stamp of a tensor file, or None where the file is missing or damaged."""
     try:
         with zipfile.ZipFile(source) as archive:
-            return Stamp(**json.loads(archive.comment))
-    except (FileNotFoundError, zipfile.BadZipFile, ValueError, TypeError):
+            facts = json.loads(archive.comment)
+        content = facts.pop("content")
+        return Stamp(**facts, content=content and tuple(content))
+    except (FileNotFoundError, zipfile.BadZipFile, ValueError, TypeError, KeyError):
         return None
 
 

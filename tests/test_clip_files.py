@@ -5,6 +5,7 @@ import pickletools
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,8 +43,9 @@ def test_a_tensor_and_its_key_come_back(
     assert np.array_equal(loaded.numpy(), pixels)
     assert np.array_equal(read_pixels(target, "clips"), pixels)
     assert read_stamp(target) == Stamp(KEY, num_clips=2, remark=None)
-    save_clips(target, pixels, KEY, "decoded in sequence")
-    assert read_stamp(target) == Stamp(KEY, num_clips=2, remark="decoded in sequence")
+    facts: dict[str, Any] = {"remark": "decoded in sequence", "content": (3, 0, 10, 24)}
+    save_clips(target, pixels, KEY, **facts)
+    assert read_stamp(target) == Stamp(KEY, num_clips=2, **facts)
 
 
 def test_the_file_is_a_plain_torch_file(

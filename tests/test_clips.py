@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from settings import clips_config
 
-from fvc.clip_files import Job, load_clips
+from fvc.clip_files import Job, load_clips, read_stamp
 from fvc.config import Params, load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
@@ -95,6 +95,10 @@ def test_every_video_of_the_index_gets_its_clips(workspace: Workspace) -> None:
         stored = load_clips(workspace.clips / f"{video_id}.pt", "clips")
         fresh = read_clips(workspace.videos / video_id / "video.mp4", CLIPS)
         assert np.array_equal(stored.numpy(), fresh.pixels), "training and serving would differ"
+        stamp = read_stamp(workspace.clips / f"{video_id}.pt")
+        # Of 64 x 48 pixels, letterboxed.
+        assert stamp is not None
+        assert stamp.content == fresh.content == (4, 0, 24, 32)
 
 
 def test_the_summary_counts_and_names_the_data(workspace: Workspace, decoded: list[str]) -> None:

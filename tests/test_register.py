@@ -169,6 +169,9 @@ def test_a_registered_model_answers(corpus: Corpus, store: MlflowClient) -> None
     assert answer["error"] is None
     assert answer["probability_fake"] > 0.5
     assert [clip["end_s"] for clip in answer["clips"]] == [1.0]
+    run = store.get_run(str(aliased(store, "champion").run_id))
+    logged = store.search_logged_models([run.info.experiment_id])
+    assert [entry.source_run_id for entry in logged] == [run.info.run_id], "it lies elsewhere"
 
 
 def test_a_worse_candidate_challenges_and_is_refused(corpus: Corpus, store: MlflowClient) -> None:

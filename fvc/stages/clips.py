@@ -110,7 +110,13 @@ def store_clips(job: Job, *, config: ClipsConfig) -> None:
         VideoError: It cannot be used.
     """
     clips = read_clips(job.source, config)
-    save_clips(job.target, clips.pixels, job.key, clips.decoded_in_sequence)
+    save_clips(
+        job.target,
+        clips.pixels,
+        job.key,
+        remark=clips.decoded_in_sequence,
+        content=clips.content,
+    )
 
 
 def main(argv: Sequence[str]) -> None:
