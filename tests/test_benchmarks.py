@@ -12,7 +12,13 @@ from source_tree import ROOT
 QUICK = ("--kinds", "1", "--seconds", "0.5", "--rounds", "1")
 
 
-def run(script: str, *arguments: str, absent: tuple[str, ...], folder: Path) -> str:
+def run(
+    script: str,
+    *arguments: str,
+    absent: tuple[str, ...],
+    folder: Path,
+    codes: tuple[int, ...] = (0,),
+) -> str:
     """What a script prints, in an environment that misses some packages."""
     for name in absent:
         (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('No module named {name}')")
@@ -20,7 +26,8 @@ def run(script: str, *arguments: str, absent: tuple[str, ...], folder: Path) -> 
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
+    # 1: a promise about time is broken, as it may be beside other work.
+    assert done.returncode in codes, done.stdout + done.stderr
     return done.stdout
 
 
@@ -53,3 +60,14 @@ def test_the_way_to_training_tensors_is_compared(tmp_path: Path) -> None:
     *times, _, _, difference = map(float, row[1:])
     assert min(times) > 0
     assert difference < 5, "the two make different clips of one video"
+
+
+@pytest.mark.slow
+def test_the_stage_is_compared_on_one_core_and_on_two(tmp_path: Path) -> None:
+    quick = ("--videos", "10", "--rounds", "1")
+    printed = run("stage_clips.py", *quick, absent=(), folder=tmp_path, codes=(0, 1))
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one core")
+    for name in ("one worker", "two workers", "nothing changed", "one more video"):
+        ((_, *figures),) = cells(printed, name)
+        assert all(float(figure) > 0 for figure in figures)
