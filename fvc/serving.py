@@ -191,17 +191,6 @@ def log_model(
     Returns:
         The number of the version.
     """
-    client = MlflowClient()
-    run = client.get_run(run_id)
-    # Left to itself, MLflow takes the experiment "Default", whose files lie in whatever folder
-    # the store was first opened from.
-    model = client.create_logged_model(
-        run.info.experiment_id,
-        name=name,
-        source_run_id=run_id,
-        tags=dict(tags),
-        params=dict(run.data.params),
-    )
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "network"
         folder.mkdir()
@@ -214,7 +203,7 @@ def log_model(
             name=name,
             flavor=mlflow.pyfunc,
             run_id=run_id,
-            model_id=model.model_id,
+            model_id=_begin_model(name, run_id, tags),
             registered_model_name=name,
             tags=dict(tags),
             python_model=str(PACKAGE / "served_model.py"),
@@ -225,6 +214,24 @@ def log_model(
             pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
         )
     return str(info.registered_model_version)
+
+
+def _begin_model(name: str, run_id: str, tags: Mapping[str, str]) -> str:
+    """Make an empty logged model in the experiment of its run, and give its id.
+
+    Left to itself, MLflow takes the experiment `Default`, whose files lie in
+    whatever folder the store was first opened from.
+    """
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id,
+        name=name,
+        source_run_id=run_id,
+        tags=dict(tags),
+        params=dict(run.data.params),
+    )
+    return model.model_id
 
 
 def example_video() -> bytes:
