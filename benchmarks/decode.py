@@ -10,9 +10,7 @@ one thread each, and the least time of several rounds counts. The floor sends th
 packets of our plan and converts nothing.
 """
 
-import os
 import sys
-import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +26,6 @@ from made_videos import KINDS, Kind, Wanted, make, read_number, wanted
 from measuring import (
     Processes,
     ProcessLostError,
-    cpu_s,
     folder_or_temporary,
     geometric_mean,
     print_table,
@@ -39,18 +36,16 @@ from measuring import (
 from fvc.config import ClipsConfig, load_params
 from fvc.errors import FvcError
 from fvc.pool import run_isolated
-from fvc.video import Clips, decoding, read_clips
+from fvc.video import decoding, read_clips
 from fvc.video.packets import by_appearance, distrust, packets_to_send
 
 NUM_FRAMES = 16
 MAX_DIFFERENCE = 5.0
 """Between two ways to scale a noisy picture, on average and in levels of 255."""
 LEAST = {"cv2 seek": 5.0, "decode all, PIL": 4.0, "torchcodec": 1.6, "decord2": 1.8}
-MOST_OVER_FLOOR, LEAST_SEGMENT, LEAST_WORKERS = 1.10, 2.0, 1.9
+MOST_OVER_FLOOR, LEAST_SEGMENT = 1.10, 2.0
 SEGMENT_SECONDS = 60
 MAKING_TIMEOUT_S = 3600.0
-NUM_SHORT = 2
-"""So many videos are decoded again and again to compare one worker with two."""
 SKIPS = ("libx264", "libx265", "mpeg4")
 """Encoders of the kinds whose frames say whether others refer to them."""
 OURS, SEGMENT, FLOOR = "ours", "ours, segment", "floor"
@@ -218,43 +213,6 @@ def make_all(kinds: Sequence[Kind], folder: Path) -> list[Path]:
     return [made[kind.name] for kind in kinds]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What it took to decode videos by the pool of the stages."""
-
-    clock_s: float
-    cpu_s: float
-
-    @property
-    def cores(self) -> float:
-        """Cores that the workers got, of a machine that others may use."""
-        return self.cpu_s / self.clock_s
-
-
-def two_workers(
-    files: Sequence[Path], config: ClipsConfig, num_copies: int
-) -> tuple[Work, Work] | None:
-    """Decode the same videos by one worker and by two; None where there are no two cores."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        return None
-    items = [files[number % len(files)] for number in range(num_copies)]
-    works = []
-    for used in (cores[:1], cores[:2]):
-        os.sched_setaffinity(0, used)
-        start_s, start_cpu_s = time.perf_counter(), cpu_s()
-        read = partial(read_clips, config=config)
-        done = run_isolated(
-            read, items, timeout_s=config.timeout_s, description=f"workers: {len(used)}"
-        )
-        for item, outcome in done:
-            if not isinstance(outcome, Clips):
-                raise FvcError(item, str(outcome), "Make the videos anew")
-        works.append(Work(time.perf_counter() - start_s, cpu_s() - start_cpu_s))
-    os.sched_setaffinity(0, cores)
-    return works[0], works[1]
-
-
 def report(results: Sequence[Result], names: Sequence[str]) -> None:
     """Print times, ratios, and what was right."""
     columns = [*names, SEGMENT, OURS, FLOOR]
@@ -311,7 +269,7 @@ def agreement(results: Sequence[Result]) -> bool:
     return agree
 
 
-def judge(results: Sequence[Result], workers: tuple[Work, Work] | None) -> bool:
+def judge(results: Sequence[Result]) -> bool:
     """Print what was reached of what is promised."""
     results = _promised(results)
     claims = {
@@ -325,16 +283,6 @@ def judge(results: Sequence[Result], workers: tuple[Work, Work] | None) -> bool:
     if long:
         gain = 1 / geometric_mean(_ratios(long, SEGMENT))
         claims["ours over ours by segment, 60 s videos"] = (gain, LEAST_SEGMENT)
-    if workers is None:
-        print("Two workers are not compared with one: there is one core.")
-    else:
-        one, two = workers
-        got = f"which got {one.cores:.2f} and {two.cores:.2f} cores"
-        print(f"A video costs two workers {two.cpu_s / one.cpu_s:.2f} of the CPU time of one.")
-        claims[f"two workers over one by the clock, {got}"] = (
-            one.clock_s / two.clock_s,
-            LEAST_WORKERS,
-        )
     return verdict(claims)
 
 
@@ -345,7 +293,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kinds", type=int, nargs="+", help=f"some of {numbers}")
     parser.add_argument("--seconds", type=float, help="the longest that a video may be")
-    parser.add_argument("--copies", type=int, default=96, help="videos decoded by two workers")
     parser.add_argument("--videos", type=Path, help="where videos are kept for the next time")
     args = parser.parse_args(argv)
     kinds = [KINDS[number - 1] for number in args.kinds or range(1, len(KINDS) + 1)]
@@ -364,11 +311,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 results.append(compare(kind, file, ways, configs, processes, args.rounds))
                 times = (f"{name} {ms:.0f}" for name, ms in results[-1].times_ms.items())
                 print(f"{kind.name}, ms: {', '.join(times)}", file=sys.stderr)
-        workers = two_workers(files[:NUM_SHORT], exact, args.copies)
     print(f"\n{surroundings(PACKAGES)}; the least of {args.rounds} rounds\n")
     report(results, [way.name for way in ways])
     agree = agreement(results)
-    kept = judge(results, workers)
+    kept = judge(results)
     if kinds != list(KINDS):
         print("The promises are about all kinds at full length.")
         return 0 if agree else 1

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fvc.config import ClipsConfig
+from fvc.config import ClipsConfig, ModelConfig
 
 
 def clips_config(num_clips: int, num_frames: int, side_px: int, **changes: Any) -> ClipsConfig:
@@ -17,3 +17,8 @@ def clips_config(num_clips: int, num_frames: int, side_px: int, **changes: Any) 
     }
     fields = usual | changes
     return ClipsConfig(num_clips=num_clips, num_frames=num_frames, side_px=side_px, **fields)
+
+
+def model_config(pretrained: str = "none") -> ModelConfig:
+    """A narrow head on the one network there is."""
+    return ModelConfig(network="r3d_18", pretrained=pretrained, head_channels=16, dropout=0.5)
