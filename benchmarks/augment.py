@@ -10,7 +10,6 @@ time, which other users of the machine disturb least.
 
 import importlib
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -18,19 +17,17 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 # Before NumPy and torch start theirs.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import av
 import cv2
 import numpy as np
 import torch
+from measuring import surroundings
 
 from fvc.clip_files import load_clips, save_clips
 from fvc.config import AugmentConfig, Chance, load_params
@@ -320,9 +317,7 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = load_params(ROOT / "params.yaml").augment
-    versions = [f"{name} {version(name)}" for name in (*COMPETITORS, "torch", "numpy")]
-    print(f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, ", end="")
-    print(f"{', '.join(versions)}, OpenCV {cv2.__version__}, PyAV {av.__version__}")
+    print(surroundings((*COMPETITORS, "torch", "numpy", "opencv-python-headless", "av")))
     check_agreement(config)
     reached = compare(config, args.rounds)
     alone(config, args.rounds)

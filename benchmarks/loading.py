@@ -1,11 +1,11 @@
 """A random batch of clips, by our loader and by the ways it could have been loaded.
 
-    python benchmarks/loading.py [--batch 8] [--clips 64] [--rounds 12] [--check]
+    python benchmarks/loading.py [--batch 8] [--clips 64] [--rounds 12]
 
 Makes its clip files, checks that every way gives the same bytes, then lets all take turns in one
 process: CPU time of all threads and workers per batch, the least of the rounds, which other
 users of the machine disturb least. The files are in the page cache throughout: this is the cost
-of loading, not of a disk. With --check it fails where ours takes more than 1.6 memory copies.
+of loading, not of a disk. It fails where ours takes more than 1.6 memory copies.
 """
 
 import os
@@ -17,16 +17,15 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 # Copies of this size gain nothing by threads, and ratios are of CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import cv2
 import numpy as np
 import psutil
 import torch
+from measuring import surroundings, verdict
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -240,11 +239,9 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=64, help="examples, each a file")
     parser.add_argument("--batch", type=int, default=8, help="clips in a batch")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--check", action="store_true", help="fail above 1.6 memory copies")
     args = parser.parse_args()
-    versions = f"torch {torch.__version__}, NumPy {np.__version__}, OpenCV {cv2.__version__}"
     size = args.batch * np.prod(SHAPE) / 1e6
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {versions}, {os.cpu_count()} cores")
+    print(surroundings(("torch", "numpy", "opencv-python-headless")))
     print(
         f"batches of {args.batch} clips of {SHAPE}, {size:.1f} MB, page cache warm; least of rounds"
     )
@@ -256,8 +253,8 @@ def main() -> int:
         print_table(found, "memory copy")
         compare_modes(bench, stack, max(args.rounds // 3, 2))
     ratio = found["ours: one thread"][0] / found["memory copy"][0]
-    print(f"\nours takes {ratio:.2f} memory copies (at most {MOST_COPIES})")
-    return int(args.check and ratio > MOST_COPIES)
+    print()
+    return 0 if verdict({"ours in memory copies": (-ratio, -MOST_COPIES)}) else 1
 
 
 def compare_modes(bench: Bench, stack: ExitStack, rounds: int) -> None:

@@ -71,3 +71,12 @@ def test_the_stage_is_compared_on_one_core_and_on_two(tmp_path: Path) -> None:
     for name in ("one worker", "two workers", "nothing changed", "one more video"):
         ((_, *figures),) = cells(printed, name)
         assert all(float(figure) > 0 for figure in figures)
+
+
+@pytest.mark.slow
+def test_loading_is_compared(tmp_path: Path) -> None:
+    few = ("--clips", "8", "--batch", "2", "--rounds", "2")
+    printed = run("loading.py", *few, absent=(), folder=tmp_path, codes=(0, 1))
+    for way in ("memory copy", "ours: one thread", "stored, one thread", "on the fly, one thread"):
+        ((_, *figures),) = cells(printed, way)
+        assert all(float(figure) > 0 for figure in figures)
