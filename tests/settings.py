@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fvc.config import ClipsConfig, ModelConfig
+from fvc.config import ClipsConfig, ModelConfig, TrainConfig
 
 
 def clips_config(num_clips: int, num_frames: int, side_px: int, **changes: Any) -> ClipsConfig:
@@ -22,3 +22,35 @@ def clips_config(num_clips: int, num_frames: int, side_px: int, **changes: Any) 
 def model_config(pretrained: str = "none") -> ModelConfig:
     """A narrow head on the one network there is."""
     return ModelConfig(network="r3d_18", pretrained=pretrained, head_channels=16, dropout=0.5)
+
+
+def train_config(**changes: Any) -> TrainConfig:
+    """Short and plain: a constant learning rate, everything trains, nothing is made up for."""
+    usual: dict[str, Any] = {
+        "loss": "bce",
+        "focal_gamma": 2.0,
+        "class_balanced_beta": 0.999,
+        "imbalance": "balanced_batches",
+        "label_smoothing": 0.0,
+        "mixup_alpha": 0.0,
+        "optimizer": "adam",
+        "learning_rate": 3.0e-3,
+        "backbone_rate_factor": 1.0,
+        "weight_decay": 1.0e-4,
+        "gradient_clip_norm": 5.0,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "step_epochs": 10,
+        "step_factor": 0.1,
+        "ema_decay": 0.0,
+        "fine_tuning": "full",
+        "unfreeze_epochs": (1, 2),
+        "frozen_batch_norm_below": 0,
+        "batch_size": 4,
+        "epochs": 5,
+        "patience": 5,
+        "best_by": "validation/loss",
+        "mixed_precision": True,
+        "compile": False,
+    }
+    return TrainConfig(**usual | changes)

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from settings import clips_config
+from settings import clips_config, train_config
 from torch import Tensor, nn
 
 from fvc.batches import Batch
@@ -13,7 +13,7 @@ from fvc.epoch import accumulation_steps, grouped, start_training, train_epoch
 from fvc.errors import FvcError
 from fvc.networks import ClipClassifier, build_network
 
-CONFIG = TrainConfig(
+CONFIG = train_config(
     optimizer="adam",
     learning_rate=1.0e-2,
     weight_decay=0.0,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from settings import clips_config
+from settings import clips_config, train_config
 from torch import nn
 
 from fvc.batches import Batch
@@ -21,7 +21,7 @@ from fvc.networks import ClipClassifier, build_network
 from fvc.precision import Precision
 from fvc.predict import video_logits
 
-CONFIG = TrainConfig(
+CONFIG = train_config(
     optimizer="adam",
     learning_rate=3.0e-3,
     weight_decay=1.0e-4,

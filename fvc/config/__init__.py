@@ -24,6 +24,7 @@ from fvc.config.augmentation import (
 from fvc.config.data import ClipsConfig, ExtractConfig, IndexConfig, SplitConfig
 from fvc.config.section import Section, require
 from fvc.config.training import (
+    EngineConfig,
     EvaluateConfig,
     LoaderConfig,
     ModelConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "ColourConfig",
     "DownscaleConfig",
     "ElasticConfig",
+    "EngineConfig",
     "EvaluateConfig",
     "ExtractConfig",
     "IndexConfig",
@@ -73,6 +75,7 @@ class Params(Section):
     model: ModelConfig
     train: TrainConfig
     loader: LoaderConfig
+    engine: EngineConfig
     evaluate: EvaluateConfig
     serving: ServingConfig
 

@@ -30,11 +30,49 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """How one network is fitted on one fold."""
 
+    loss: Literal["bce", "focal", "class_balanced"]
+    """Binary cross-entropy; focal loss; or cross-entropy weighted by the effective number of
+    examples of each class."""
+    focal_gamma: float
+    """How much less clips count that are right already; read by the focal loss alone."""
+    class_balanced_beta: float
+    """In [0, 1): 0 weighs classes alike, near 1 by inverse frequency; read by class_balanced."""
+    imbalance: Literal["balanced_batches", "class_weights", "weighted_sampler", "none"]
+    """How the smaller class is made up for: as many of each class in every batch, inverse
+    frequency as weight in the loss, drawing with replacement by weight, or not at all."""
+    label_smoothing: float
+    """In [0, 1): labels lie half of this within 0 and 1."""
+    mixup_alpha: float
+    """Clips and labels are mixed in pairs, the share drawn from Beta(alpha, alpha); 0: never."""
     optimizer: Literal["adam", "adamw"]
     learning_rate: float
+    """The highest one, which the warm-up ends with."""
+    backbone_rate_factor: float
+    """The learning rate of all but the head, as a share of `learning_rate`."""
     weight_decay: float
+    gradient_clip_norm: float
+    """Gradients are scaled down to this norm."""
+    schedule: Literal["constant", "cosine", "step"]
+    """How the learning rate changes after the warm-up."""
+    warmup_epochs: float
+    """The learning rate rises linearly over so many epochs, or a part of one; 0: not at all."""
+    step_epochs: int
+    """Epochs between two steps down; read by schedule step."""
+    step_factor: float
+    """What each step multiplies the learning rate with; read by schedule step."""
+    ema_decay: float
+    """Validation and the kept weights are an exponential moving average of those trained, of
+    this decay per optimizer step; 0: they are those trained."""
+    fine_tuning: Literal["full", "frozen", "gradual"]
+    """What trains: everything; the head alone; or the head, and more of the backbone in time."""
+    unfreeze_epochs: tuple[int, ...]
+    """The epochs, counted from 0, at which the last stage of the backbone, the one before it, ...
+    begin to train; stages beyond the list never do. Read by fine_tuning gradual."""
+    frozen_batch_norm_below: int
+    """Where fewer clips than this pass through the network at once, batch normalisation uses the
+    statistics it was loaded with and keeps them; 0: never."""
     batch_size: int
-    """Clips in a batch, half of them real and half fake."""
+    """Clips in a batch."""
     epochs: int
     """Passes over the larger class at most."""
     patience: int
@@ -43,15 +81,29 @@ class TrainConfig(Section):
     """The series that chooses the epoch whose weights are kept."""
     mixed_precision: bool
     """Compute in bfloat16 where that is safe."""
-    gradient_clip_norm: float
-    """Gradients are scaled down to this norm."""
+    compile: bool
+    """Let torch.compile make the forward and backward pass faster; the first steps wait for it."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "gradient_clip_norm"):
+        positive = ("learning_rate", "backbone_rate_factor", "gradient_clip_norm", "step_factor")
+        for name in positive:
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, not above 0")
-        for name in ("batch_size", "epochs", "patience"):
+        for name in ("batch_size", "epochs", "patience", "step_epochs"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, below 1")
-        require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}, below 0")
+        not_negative = ("weight_decay", "focal_gamma", "mixup_alpha", "warmup_epochs")
+        for name in (*not_negative, "frozen_batch_norm_below"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, below 0")
+        for name in ("class_balanced_beta", "label_smoothing", "ema_decay"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} is {value}, not in [0, 1)")
+        ascending = sorted(self.unfreeze_epochs) == list(self.unfreeze_epochs)
+        listed = list(self.unfreeze_epochs)
+        require(ascending and min(listed, default=0) >= 0, f"unfreeze_epochs {listed} must ascend")
+        require(
+            self.loss != "class_balanced" or self.imbalance == "none",
+            f"loss class_balanced and imbalance {self.imbalance} correct twice: set one to "
+            "bce or none",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +133,20 @@ class LoaderConfig(Section):
         require(workers or not self.persistent_workers, "persistent_workers needs num_workers > 0")
         reaches = self.cache != "device" or not workers
         require(reaches, "cache device needs num_workers 0: workers cannot reach the device")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig(Section):
+    """How a training is kept alive: it decides what a stop costs, and never what is learnt."""
+
+    checkpoint_minutes: float
+    """A checkpoint is written within an epoch where the last one is older; at its end always."""
+    collect_every: int
+    """Optimizer steps between two collections of unused memory; 0: at the ends of epochs alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_minutes", "collect_every"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, below 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
