@@ -89,7 +89,7 @@ class Bench:
 
     def indices(self, epoch: int) -> list[list[int]]:
         """The examples of each batch."""
-        batches = EpochBatches(self.labels, self.batch_size, 0)
+        batches = EpochBatches(self.labels, self.batch_size, 0, "balanced_batches")
         batches.epoch = epoch
         return [[index for _, index in batch] for batch in batches]
 
@@ -100,7 +100,9 @@ class Bench:
     def ours(self, config: LoaderConfig, versions: Path | Augmentation | None = None) -> ClipLoader:
         """The loader of stage train."""
         dataset = ClipDataset(self.videos, self.root / "clips", versions)
-        return ClipLoader(dataset, self.batch_size, config, seed=0, device=CPU)
+        return ClipLoader(
+            dataset, self.batch_size, config, imbalance="balanced_batches", seed=0, device=CPU
+        )
 
 
 def loaded_by(loader: ClipLoader) -> Epoch:

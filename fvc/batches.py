@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Sampler, WeightedRandomSampler
 
+from fvc.config import Imbalance
 from fvc.seeding import generator_for, seed_for
 
 logger = logging.getLogger(__name__)
@@ -29,16 +30,19 @@ class Batch(NamedTuple):
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Which examples are in each batch of an epoch: pairs of the epoch and an example's number.
 
-    The batches depend on the seed and the epoch alone, and an epoch passes
-    over the larger class once. Where the smaller class has examples for half a
-    batch, real and fake alternate; else they would be so few in a batch that
-    the same ones meet again and again, and examples are drawn at random,
-    either class being as likely.
+    The batches depend on the seed and the epoch alone. With `none` and
+    `class_weights` an epoch has every example once, shuffled. With
+    `balanced_batches` it passes over the larger class once: real and fake
+    alternate where the smaller class has examples for half a batch; else they
+    would be so few in a batch that the same ones meet again and again, and
+    examples are drawn as with `weighted_sampler`: at random, with replacement,
+    either class being as likely, and as many as if the classes alternated.
 
     Args:
         labels: 1 is fake.
         batch_size: The last batch may be smaller.
         seed: Of the fold's order.
+        imbalance: How the smaller class is made up for.
 
     Raises:
         ValueError: The batch size is below 1, or a class has no example.
@@ -49,7 +53,13 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     first = 0
     """The batch it begins with: those before it were trained on already."""
 
-    def __init__(self, labels: Int[np.ndarray, " examples"], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        labels: Int[np.ndarray, " examples"],
+        batch_size: int,
+        seed: int,
+        imbalance: Imbalance,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, below 1")
         self._classes = [np.flatnonzero(labels == label) for label in (0, 1)]
@@ -58,8 +68,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             if not count:
                 raise ValueError(f"no example is {name}")
         self._batch_size, self._seed = batch_size, seed
-        self._weighted = 2 * min(counts) < batch_size
-        if self._weighted:
+        self._kind: Imbalance = imbalance
+        if imbalance == "balanced_batches" and 2 * min(counts) < batch_size:
+            self._kind = "weighted_sampler"
             logger.warning(
                 "%d real and %d fake training examples: too few to fill half a batch of %d, "
                 "so batches are drawn by weight and not exactly balanced",
@@ -67,29 +78,41 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             )
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = self._weighted_order() if self._weighted else self._alternating_order()
+        match self._kind:
+            case "balanced_batches":
+                order = self._alternating_order()
+            case "weighted_sampler":
+                order = self._weighted_order()
+            case "class_weights" | "none":
+                order = self._shuffled_order()
         keys = [(self.epoch, int(index)) for index in order]
         starts = range(self.first * self._batch_size, len(keys), self._batch_size)
         return iter([keys[start : start + self._batch_size] for start in starts])
 
     def __len__(self) -> int:
-        return -(-2 * self._length // self._batch_size) - self.first
+        once = self._kind in ("class_weights", "none")
+        drawn = sum(map(len, self._classes)) if once else 2 * self._larger
+        return -(-drawn // self._batch_size) - self.first
 
     @property
-    def _length(self) -> int:
+    def _larger(self) -> int:
         return max(len(members) for members in self._classes)
+
+    def _shuffled_order(self) -> Int[np.ndarray, " examples"]:
+        generator = generator_for(self._seed, "batches", self.epoch)
+        return generator.permutation(sum(map(len, self._classes)))
 
     def _alternating_order(self) -> Int[np.ndarray, " drawn"]:
         """Real and fake in turn, so that batches of an odd size, or of one, balance too."""
         generator = generator_for(self._seed, "batches", self.epoch)
-        orders = [_repeated(members, self._length, generator) for members in self._classes]
+        orders = [_repeated(members, self._larger, generator) for members in self._classes]
         return np.stack(orders, axis=1).reshape(-1)
 
     def _weighted_order(self) -> Int[np.ndarray, " drawn"]:
         members = np.concatenate(self._classes)
         weights = np.concatenate([np.full(len(each), 1 / len(each)) for each in self._classes])
         generator = torch.Generator().manual_seed(seed_for(self._seed, "batches", self.epoch))
-        sampler = WeightedRandomSampler(weights.tolist(), 2 * self._length, generator=generator)
+        sampler = WeightedRandomSampler(weights.tolist(), 2 * self._larger, generator=generator)
         return members[list(sampler)]
 
 

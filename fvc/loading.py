@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from fvc.batches import Batch, EpochBatches, collate
 from fvc.caching import hold_on
-from fvc.config import LoaderConfig
+from fvc.config import Imbalance, LoaderConfig
 from fvc.dataset import ClipDataset
 
 Item = TypeVar("Item")
@@ -30,6 +30,7 @@ class ClipLoader:
         dataset: What is trained on.
         batch_size: Clips in a batch; the last one may be smaller.
         config: How batches are made and kept.
+        imbalance: How the smaller class is made up for.
         seed: Of the fold's order; the batches depend on it and on the epoch alone.
         device: Where the network is trained.
 
@@ -44,10 +45,11 @@ class ClipLoader:
         batch_size: int,
         config: LoaderConfig,
         *,
+        imbalance: Imbalance,
         seed: int,
         device: torch.device,
     ) -> None:
-        self._batches = EpochBatches(dataset.labels, batch_size, seed)
+        self._batches = EpochBatches(dataset.labels, batch_size, seed, imbalance)
         self._dataset = dataset
         self._depth = config.prefetch_batches
         pins = config.pin_memory and device.type == "cuda"

@@ -4,15 +4,24 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from fvc.batches import Batch, EpochBatches, collate
+from fvc.config import Imbalance
 
 
 def indices(
-    labels: np.ndarray, batch_size: int, *, seed: int = 0, epoch: int = 0, first: int = 0
+    labels: np.ndarray,
+    batch_size: int,
+    imbalance: Imbalance = "balanced_batches",
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    first: int = 0,
 ) -> list[list[int]]:
-    batches = EpochBatches(labels, batch_size, seed)
+    batches = EpochBatches(labels, batch_size, seed, imbalance)
     batches.epoch, batches.first = epoch, first
     drawn = list(batches)
     assert len(batches) == len(drawn)
@@ -57,15 +66,19 @@ def test_an_epoch_passes_over_the_larger_class_once(reals: int, fakes: int, seed
             assert set(times) == {1}
 
 
+KINDS: tuple[Imbalance, ...] = ("balanced_batches", "class_weights", "weighted_sampler", "none")
 SIZES = [(20, 20, 8), (40, 3, 8), (3, 40, 32)]
 
 
+@pytest.mark.parametrize("imbalance", KINDS)
 @pytest.mark.parametrize(("reals", "fakes", "batch_size"), SIZES)
-def test_the_order_depends_on_seed_and_epoch_alone(reals: int, fakes: int, batch_size: int) -> None:
+def test_the_order_depends_on_seed_and_epoch_alone(
+    reals: int, fakes: int, batch_size: int, imbalance: Imbalance
+) -> None:
     labels = labels_of(reals, fakes)
 
     def order(seed: int, epoch: int) -> list[list[int]]:
-        return indices(labels, batch_size, seed=seed, epoch=epoch)
+        return indices(labels, batch_size, imbalance, seed=seed, epoch=epoch)
 
     torch.manual_seed(1)
     first = order(0, 0)
@@ -77,26 +90,75 @@ def test_the_order_depends_on_seed_and_epoch_alone(reals: int, fakes: int, batch
     assert order(1, 0) != first
 
 
-@pytest.mark.parametrize(("reals", "fakes", "batch_size"), SIZES)
-def test_an_epoch_can_begin_with_any_batch(reals: int, fakes: int, batch_size: int) -> None:
+@pytest.mark.parametrize("imbalance", KINDS)
+@pytest.mark.parametrize(("reals", "fakes", "batch_size"), [*SIZES, (5, 4, 2), (1, 1, 1)])
+def test_an_epoch_can_begin_with_any_batch(
+    reals: int, fakes: int, batch_size: int, imbalance: Imbalance
+) -> None:
     labels = labels_of(reals, fakes)
-    whole = indices(labels, batch_size, epoch=3)
+    whole = indices(labels, batch_size, imbalance, epoch=3)
     for first in range(len(whole) + 1):
-        assert indices(labels, batch_size, epoch=3, first=first) == whole[first:]
+        rest = indices(labels, batch_size, imbalance, epoch=3, first=first)
+        assert rest == whole[first:], "a resumed epoch would go on with other clips"
 
 
-@pytest.mark.parametrize(("reals", "fakes"), [(400, 3), (2, 300)])
-def test_a_class_too_small_for_half_a_batch_is_drawn_by_weight(reals: int, fakes: int) -> None:
+@pytest.mark.parametrize("imbalance", ["none", "class_weights"])
+@given(data=st.data())
+def test_an_epoch_has_every_example_once(imbalance: Imbalance, data: st.DataObject) -> None:
+    drawn_labels = data.draw(st.lists(st.sampled_from([0, 1]), min_size=2, max_size=40))
+    labels = np.array([0, 1, *drawn_labels])
+    batch_size = data.draw(st.integers(1, 50))
+    epochs = [indices(labels, batch_size, imbalance, epoch=epoch) for epoch in range(2)]
+    for batches_of_epoch in epochs:
+        together = [index for batch in batches_of_epoch for index in batch]
+        assert sorted(together) == list(range(len(labels)))
+        assert all(len(batch) == batch_size for batch in batches_of_epoch[:-1])
+
+
+def test_examples_are_shuffled_and_not_sorted_by_class() -> None:
+    labels = labels_of(300, 100)
+    for epoch in range(3):
+        shares = [labels[batch].mean() for batch in indices(labels, 100, "none", epoch=epoch)]
+        # Five standard deviations of a hundred drawn from these without replacement.
+        assert all(abs(share - 0.25) < 5 * 0.0375 for share in shares)
+
+
+@pytest.mark.parametrize("imbalance", KINDS)
+def test_nothing_is_said_where_the_classes_fill_their_batches(
+    imbalance: Imbalance, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "fvc"):
+        indices(labels_of(9, 20), 8, imbalance)
+        if imbalance != "balanced_batches":
+            indices(labels_of(100, 1), 8, imbalance)
+    assert not caplog.messages
+
+
+DRAWN: list[tuple[int, int, Imbalance]] = [
+    (400, 3, "balanced_batches"),
+    (2, 300, "balanced_batches"),
+    (400, 3, "weighted_sampler"),
+    (40, 300, "weighted_sampler"),
+]
+
+
+@pytest.mark.parametrize(("reals", "fakes", "imbalance"), DRAWN)
+def test_weights_make_the_classes_equally_likely(
+    reals: int, fakes: int, imbalance: Imbalance
+) -> None:
     labels = labels_of(reals, fakes)
-    drawn = np.concatenate([indices(labels, 8, epoch=epoch) for epoch in range(20)]).ravel()
+    epochs = [indices(labels, 8, imbalance, epoch=epoch) for epoch in range(20)]
+    drawn = np.concatenate(epochs).ravel()
     assert len(drawn) == 20 * 2 * max(reals, fakes)
     share = labels[drawn].mean()
     # Five standard deviations of as many fair coins.
     assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(len(drawn)), "the classes are not equally likely"
     small = np.flatnonzero(labels == (1 if fakes < reals else 0))
-    times = [np.count_nonzero(drawn == index) for index in small]
-    assert min(times) > 0.9 * max(times), "an example is likelier than its like"
-    per_batch = {int(labels[batch].sum()) for batch in indices(labels, 8)}
+    times = np.array([np.count_nonzero(drawn == index) for index in small])
+    mean = len(drawn) / 2 / len(small)
+    # Five standard deviations of a count that is nearly Poisson's.
+    assert np.all(abs(times - mean) < 5 * np.sqrt(mean)), "an example is likelier than its like"
+    per_batch = {int(labels[batch].sum()) for batch in epochs[0]}
     assert len(per_batch) > 1, "these batches alternate"
 
 
@@ -105,7 +167,7 @@ def test_small_classes_are_named_once(
     smaller: int, said: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "fvc"):
-        batches = EpochBatches(labels_of(50, smaller), 8, 0)
+        batches = EpochBatches(labels_of(50, smaller), 8, 0, "balanced_batches")
         for batches.epoch in range(3):
             list(batches)
     assert len(caplog.messages) == said
@@ -113,15 +175,18 @@ def test_small_classes_are_named_once(
         assert caplog.messages[0].startswith("50 real and 3 fake training examples: too few")
 
 
+@pytest.mark.parametrize("imbalance", KINDS)
 @pytest.mark.parametrize(("labels", "missing"), [([1, 1], "real"), ([0], "fake"), ([], "real")])
-def test_a_class_without_example_is_refused(labels: list[int], missing: str) -> None:
+def test_a_class_without_example_is_refused(
+    labels: list[int], missing: str, imbalance: Imbalance
+) -> None:
     with pytest.raises(ValueError, match=f"no example is {missing}"):
-        EpochBatches(np.array(labels, np.int64), 2, 0)
+        EpochBatches(np.array(labels, np.int64), 2, 0, imbalance)
 
 
 def test_a_batch_size_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size is 0"):
-        EpochBatches(np.array([0, 1]), 0, 0)
+        EpochBatches(np.array([0, 1]), 0, 0, "none")
 
 
 def random_clip(height: int, width: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fvc.batches import Batch
 from fvc.clip_files import save_clips
-from fvc.config import ClipsConfig, LoaderConfig, load_params
+from fvc.config import ClipsConfig, Imbalance, LoaderConfig, load_params
 from fvc.dataset import Augmentation, ClipDataset
 from fvc.epoch import start_training, train_epoch
 from fvc.errors import FvcError
@@ -56,10 +56,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loader_of(
-    clips: Path, config: LoaderConfig, versions: Augmentation | None = LIVE, batch_size: int = 4
+    clips: Path,
+    config: LoaderConfig,
+    versions: Augmentation | None = LIVE,
+    batch_size: int = 4,
+    imbalance: Imbalance = "balanced_batches",
 ) -> ClipLoader:
     dataset = ClipDataset(VIDEOS, clips, versions)
-    return ClipLoader(dataset, batch_size, config, seed=0, device=CPU)
+    return ClipLoader(dataset, batch_size, config, imbalance=imbalance, seed=0, device=CPU)
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
@@ -96,6 +100,21 @@ def test_batches_are_the_same_however_they_are_loaded(
     with loader_of(clips, WAYS[way]) as loader:
         for epoch in (0, 1, 3):
             assert same(list(loader.batches(epoch)), expected[epoch])
+
+
+@pytest.mark.parametrize("way", ["thread", "workers"])
+@pytest.mark.parametrize(
+    ("imbalance", "sizes"), [("none", [4, 4, 4, 3]), ("weighted_sampler", [4, 4, 4, 4, 2])]
+)
+def test_the_loader_draws_as_it_is_told(
+    clips: Path, way: str, imbalance: Imbalance, sizes: list[int]
+) -> None:
+    with loader_of(clips, WAYS[way], imbalance=imbalance) as loader:
+        first, again = ([batch.labels for batch in loader.batches(epoch)] for epoch in (0, 0))
+    assert [len(labels) for labels in first] == sizes
+    assert torch.equal(torch.cat(first), torch.cat(again))
+    if imbalance == "none":
+        assert torch.cat(first).sum() == 9, "an example is missing, or there twice"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -268,7 +287,14 @@ def test_batches_reach_a_gpu_as_they_are(
     with loader_of(clips, PLAIN, versions) as loader:
         wanted = list(loader.batches(0))
     cuda = torch.device("cuda")
-    with ClipLoader(ClipDataset(VIDEOS, clips, versions), 4, config, seed=0, device=cuda) as loader:
+    with ClipLoader(
+        ClipDataset(VIDEOS, clips, versions),
+        4,
+        config,
+        imbalance="balanced_batches",
+        seed=0,
+        device=cuda,
+    ) as loader:
         found = list(loader.batches(0))
     if cache == "device":
         assert {batch.pixels.device.type for batch in found} == {"cuda"}

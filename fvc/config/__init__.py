@@ -26,6 +26,7 @@ from fvc.config.section import Section, require
 from fvc.config.training import (
     EngineConfig,
     EvaluateConfig,
+    Imbalance,
     LoaderConfig,
     ModelConfig,
     ServingConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "EngineConfig",
     "EvaluateConfig",
     "ExtractConfig",
+    "Imbalance",
     "IndexConfig",
     "LoaderConfig",
     "ModelConfig",

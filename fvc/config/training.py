@@ -5,6 +5,8 @@ from typing import Literal
 
 from fvc.config.section import Section, require
 
+Imbalance = Literal["balanced_batches", "class_weights", "weighted_sampler", "none"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(Section):
@@ -37,7 +39,7 @@ class TrainConfig(Section):
     """How much less clips count that are right already; read by the focal loss alone."""
     class_balanced_beta: float
     """In [0, 1): 0 weighs classes alike, near 1 by inverse frequency; read by class_balanced."""
-    imbalance: Literal["balanced_batches", "class_weights", "weighted_sampler", "none"]
+    imbalance: Imbalance
     """How the smaller class is made up for: as many of each class in every batch, inverse
     frequency as weight in the loss, drawing with replacement by weight, or not at all."""
     label_smoothing: float
@@ -74,7 +76,8 @@ class TrainConfig(Section):
     batch_size: int
     """Clips in a batch."""
     epochs: int
-    """Passes over the larger class at most."""
+    """Passes over the training clips at most; over those of the larger class where the classes are
+    made equal in number."""
     patience: int
     """Epochs without a better validation score before training stops."""
     best_by: Literal["validation/loss", "validation/roc_auc", "validation/macro_f1"]

@@ -106,6 +106,7 @@ def train_fold(
         dataset,
         params.train.batch_size,
         params.loader,
+        imbalance=params.train.imbalance,
         seed=order_seed,
         device=choose_precision(params.train.mixed_precision).device,
     )
