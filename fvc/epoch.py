@@ -1,72 +1,45 @@
 """One epoch of training: batches in, changed weights and the epoch's series out."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from fvc.batches import Batch
-from fvc.config import TrainConfig
-from fvc.diagnostics import Tally, require_finite
-from fvc.networks import ClipClassifier
-from fvc.precision import Precision, choose_precision, make_bf16_safe
-from fvc.seeding import seed_for
-
-BatchesOfEpoch = Callable[[int], Iterable[Batch]]
-"""Gives the batches of an epoch from its number alone."""
+from fvc.diagnostics import Tally, gradient_norms, require_finite
+from fvc.schedules import rate_factor
+from fvc.step import Batches, accumulate
+from fvc.training import Training
 
 Item = TypeVar("Item")
 
-OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+class Loader(Protocol):
+    """What gives the batches of every epoch."""
 
-CHECKED_BATCHES = 32
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+
+    def batches(self, epoch: int, *, first: int = 0) -> Batches:
+        """Those of an epoch, from its number alone, from the one numbered `first`."""
+
+
+class StepDone(NamedTuple):
+    """An optimizer step that was made."""
+
+    epoch: int
+    """Counted from 0."""
+    done: int
+    """Steps of this epoch so far, this one included."""
+    steps: int
+    """Those that the epoch has."""
+    loss: Float[Tensor, ""]
+    """Of this step, on the device: reading it waits for the step."""
+
+
+CHECKED_STEPS = 32
 """The loss is looked at so often; looking waits for the device."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """A network and all that changes with it, so that training can be stopped and resumed."""
-
-    network: ClipClassifier
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    precision: Precision
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values, which torch.load takes with weights_only."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-
-
-def start_training(network: ClipClassifier, config: TrainConfig) -> Training:
-    """Move the network to the device that will train it, and give it an optimizer."""
-    precision = choose_precision(config.mixed_precision)
-    make_bf16_safe(network)
-    network.to(precision.device).to(memory_format=precision.memory_format)
-    # Fused: one pass over all weights; on a CPU the default takes 40 times as long.
-    optimizer = OPTIMIZERS[config.optimizer](
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    scaler = precision.scaler()
-    return Training(network=network, optimizer=optimizer, scaler=scaler, precision=precision)
 
 
 def accumulation_steps(batch_size: int) -> int:
@@ -84,78 +57,79 @@ def accumulation_steps(batch_size: int) -> int:
 
 def train_epoch(
     training: Training,
-    batches: Iterable[Batch],
-    config: TrainConfig,
+    batches: Batches,
+    tally: Tally,
     *,
-    seed: int,
     epoch: int,
+    steps: int,
+    done: int = 0,
+    after_step: Callable[[StepDone], None] = lambda step: None,
 ) -> dict[str, float]:
-    """Train on `batches` once.
-
-    The random state of torch is set from the seed and the epoch alone, so an
-    epoch that is run again after an interruption drops the same features.
+    """Train on what is left of an epoch.
 
     Args:
         training: Changed in place.
-        batches: Of `config.batch_size` clips, the last one maybe of fewer.
-        config: How to train.
-        seed: Every random choice is derived from it.
+        batches: Those after the steps that are done; the last one may be smaller.
+        tally: Holds what those steps showed; goes on with it.
         epoch: Counted from 0.
+        steps: Optimizer steps of a whole epoch.
+        done: Those made before.
+        after_step: May raise, to end the training between two steps.
 
     Returns:
-        The `train/` series.
+        The `train/` series of the whole epoch, of all ranks.
 
     Raises:
-        ValueError: There is no batch.
-        FvcError: The loss is NaN or infinite; the weights are then of no use.
+        ValueError: There is no step in an epoch.
+        FvcError: The loss is NaN or infinite: the weights are then of no use.
+            Or memory does not suffice for a single clip.
     """
-    torch.manual_seed(seed_for(seed, "epoch", epoch))
-    training.network.train()
-    tally, clips, batches_seen, started = Tally(), 0, 0, time.perf_counter()
-    for group in grouped(batches, accumulation_steps(config.batch_size)):
-        loss = _step(training, group, config.gradient_clip_norm, tally)
-        if batches_seen % CHECKED_BATCHES == 0:
+    training.begin_epoch(epoch)
+    accumulated = accumulation_steps(training.config.batch_size)
+    for step, group in enumerate(grouped(timed(batches, tally.add_wait), accumulated), done):
+        number = epoch * steps + step
+        outcome = accumulate(training, group, number)
+        training.unscale()
+        norms, norm = gradient_norms(training.moving_stages)
+        with tally.watching_update(training.moving):
+            training.step(norm, rate_factor(training.config, number, steps))
+        tally.add_batch(*outcome)
+        tally.add_step(norms, norm)
+        loss = outcome.losses.mean()
+        if step % CHECKED_STEPS == 0:
             require_finite({"train/loss": loss.item()}, epoch)
-        batches_seen += len(group)
-        clips += sum(len(batch.labels) for batch in group)
-    series = tally.series(skips_overflow=training.scaler.is_enabled())
+        after_step(StepDone(epoch, step + 1, steps, loss))
+    whole = Tally.gathered(training.world.gather(tally.state_dict()))
+    series = whole.series(
+        by_hand=training.loss.by_hand, skips_overflow=training.scaler.is_enabled()
+    )
     require_finite(series, epoch)
+    return series | _settings(training, accumulated)
+
+
+def _settings(training: Training, accumulated: int) -> dict[str, float]:
+    """What the last step of an epoch was made with."""
+    batch_size = training.config.batch_size
     return {
-        **series,
-        "train/learning_rate": float(training.optimizer.param_groups[0]["lr"]),
-        "train/batch_size": float(config.batch_size),
-        "train/clips_per_s": clips / (time.perf_counter() - started),
+        "train/learning_rate": float(training.optimizer.param_groups[-1]["lr"]),
+        "train/batch_size": float(batch_size),
+        "train/micro_batch_size": float(training.micro_batch),
+        "train/accumulation": float(accumulated * -(-batch_size // training.micro_batch)),
     }
 
 
-def _step(training: Training, group: Sequence[Batch], clip_norm: float, tally: Tally) -> Tensor:
-    """One optimizer step on the mean loss over all clips of the group; gives that loss."""
-    optimizer, scaler = training.optimizer, training.scaler
-    clips_in_step = sum(len(batch.labels) for batch in group)
-    total = torch.zeros((), device=training.precision.device)
-    for batch in group:
-        labels = batch.labels.to(training.precision.device, non_blocking=True)
-        logits = _forward(training, batch)
-        losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        loss = losses.sum() / clips_in_step
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-        tally.add_batch(losses, logits, labels)
-    scaler.unscale_(optimizer)
-    tally.add_step(torch.nn.utils.clip_grad_norm_(training.network.parameters(), clip_norm))
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad()
-    return total
-
-
-def _forward(training: Training, batch: Batch) -> Float[Tensor, "_B"]:
-    network, precision = training.network, training.precision
-    mask = None if batch.mask is None else batch.mask.to(precision.device, non_blocking=True)
-    clips = network.normalise(batch.pixels.to(precision.device, non_blocking=True), mask)
-    with precision.autocast():
-        logits = network(clips.contiguous(memory_format=precision.memory_format), mask)
-    return logits.squeeze(1).float()
+def timed(items: Iterable[Item], add_wait: Callable[[float], None]) -> Iterator[Item]:
+    """Pass items on, and say of each how long it was waited for, in seconds by the clock."""
+    iterator = iter(items)
+    while True:
+        started = time.perf_counter()
+        item = next(iterator, None)
+        if item is None:
+            return
+        add_wait(time.perf_counter() - started)
+        yield item
+        # Without this, its memory would be in use until the next one is there.
+        del item
 
 
 def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -16,3 +16,7 @@ class FvcError(Exception):
     def __str__(self) -> str:
         where, cause, remedy = self.args
         return f"{where}: {cause}. {remedy}."
+
+
+class Stopped(FvcError):
+    """Work that was asked to end left all it needs to go on."""

@@ -4,17 +4,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fvc.checkpoint import (
-    load_best_weights,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-)
-from fvc.config import TrainConfig
-from fvc.diagnostics import EpochRow, require_finite
-from fvc.epoch import BatchesOfEpoch, start_training, train_epoch
-from fvc.errors import FvcError
-from fvc.networks import ClipClassifier
+from fvc.config import EngineConfig
+from fvc.epoch import Loader, StepDone, accumulation_steps, train_epoch
+from fvc.errors import Stopped
+from fvc.memory import memory_in_use_mib, release
+from fvc.resuming import Checkpoints, EpochRow, Progress, best_epoch, is_finished
+from fvc.training import ClipClassifier, OutOfMemoryOnRank, Training
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hooks:
+    """What a training tells those around it, and what it asks them."""
+
+    on_epoch: Callable[[Sequence[EpochRow]], None] = lambda history: None
+    """Called with all rows so far, after the checkpoint of the last one is on disk, and at once
+    when a training is resumed."""
+    on_step: Callable[[StepDone], None] = lambda step: None
+    """Called after each optimizer step."""
+    is_stopped: Callable[[], bool] = lambda: False
+    """Asked after each step; a training that is to stop writes a checkpoint and raises."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,93 +40,98 @@ class FitResult:
 
 
 def fit(
-    network: ClipClassifier,
-    batches_of_epoch: BatchesOfEpoch,
+    training: Training,
+    loader: Loader,
     validate: Callable[[ClipClassifier], Mapping[str, float]],
-    config: TrainConfig,
+    engine: EngineConfig,
     *,
-    seed: int,
     checkpoints: Path,
     binding: str,
-    on_epoch: Callable[[Sequence[EpochRow]], None],
+    hooks: Hooks,
 ) -> FitResult:
     """Train until the epochs or the patience are used up, and keep the best weights.
 
     Stopped at any moment and called again with equal arguments, it goes on
-    after the last whole epoch and ends, on a CPU, with the same bytes as if it
+    from its last checkpoint and ends, on a CPU, with the same bytes as if it
     had not been stopped.
 
     Args:
-        network: Trained in place; it ends with the best weights, on the
-            device that trained it.
-        batches_of_epoch: Gives the batches of an epoch from its number alone.
-        validate: Gives the `validation/` series of the network.
-        config: How to train.
-        seed: Every random choice is derived from it.
+        training: What `start_training` gave; its network ends with the best
+            weights, on the device that trained it.
+        loader: Gives the batches of an epoch from its number alone.
+        validate: Gives the `validation/` series of the network; may raise `Stopped`.
+        engine: How it is kept alive.
         checkpoints: The folder of this training's checkpoints.
         binding: A hash of all that decides the outcome (parameters, data,
             folds), so that a checkpoint of something else is never resumed.
-        on_epoch: Called with all rows so far, after the checkpoint of the last
-            one is on disk, and at once when a training is resumed.
+        hooks: What is called on the way.
 
     Raises:
         FvcError: A series became NaN or infinite, or the one that chooses the
-            best epoch is undefined. The checkpoints before that stay.
+            best epoch is undefined; memory does not suffice for a single clip;
+            a checkpoint cannot be written. The checkpoints before that stay.
+        Stopped: It was asked to stop; a checkpoint of that moment is on disk.
     """
-    training = start_training(network, config)
-    # Another device or number format would not end with the same weights.
-    binding = f"{binding} {training.precision.name}"
-    history: list[EpochRow] = []
-    resumed = load_checkpoint(checkpoints, binding)
-    if resumed is not None:
-        training.load_state_dict(resumed["training"])
-        history = resumed["history"]
-        on_epoch(tuple(history))
-    while not is_finished(history, config):
-        epoch = len(history)
-        series = train_epoch(training, batches_of_epoch(epoch), config, seed=seed, epoch=epoch)
-        series |= validate(network)
-        require_finite(series, epoch)
-        _require_defined(series, config.best_by)
-        history.append({"epoch": epoch, **series})
-        save_checkpoint(
-            checkpoints,
-            binding,
-            epoch=epoch,
-            state={"training": training.state_dict(), "history": history},
-            best_epoch=best_epoch(history, config.best_by),
-            weights=network.state_dict(),
-        )
-        on_epoch(tuple(history))
-    network.load_state_dict(load_best_weights(checkpoints, binding))
+    config = training.config
+    kept = Checkpoints(checkpoints, binding, training, engine)
+    progress = kept.resume()
+    if progress.history:
+        hooks.on_epoch(tuple(progress.history))
+    while not is_finished(progress.history, config):
+        try:
+            series = _run_epoch(training, loader, progress, engine, kept, hooks)
+            series |= validate(training.scored)
+        except Stopped:
+            kept.save(progress)
+            raise
+        except OutOfMemoryOnRank:
+            kept.note_micro_batch()
+            raise
+        progress.end_epoch(series, config.best_by)
+        kept.save(progress)
+        release()
+        hooks.on_epoch(tuple(progress.history))
+    training.network.load_state_dict(kept.best())
     return FitResult(
-        history=tuple(history),
-        best_epoch=best_epoch(history, config.best_by),
-        checkpoint=newest_checkpoint(checkpoints, binding),
+        history=tuple(progress.history),
+        best_epoch=best_epoch(progress.history, config.best_by),
+        checkpoint=kept.newest,
         precision=training.precision.name,
     )
 
 
-def _require_defined(series: Mapping[str, float], best_by: str) -> None:
-    if best_by not in series:
-        cause = f"{best_by} is undefined where all validation videos are of one class"
-        remedy = "Set train.best_by to validation/loss, or raise split.validation_share"
-        raise FvcError("train.best_by", cause, remedy)
+def _run_epoch(
+    training: Training,
+    loader: Loader,
+    progress: Progress,
+    engine: EngineConfig,
+    kept: Checkpoints,
+    hooks: Hooks,
+) -> dict[str, float]:
+    """Train what is left of the epoch under way."""
+    accumulated = accumulation_steps(training.config.batch_size)
+    steps = -(-len(loader) // accumulated)
 
+    def after_step(step: StepDone) -> None:
+        progress.done = step.done
+        hooks.on_step(step)
+        # All ranks end, and write, after the same step.
+        wanted = training.world.agree_max(2 if hooks.is_stopped() else int(kept.is_due))
+        if wanted == 2:
+            cause = f"was stopped after {step.epoch} epochs and {step.done} steps"
+            raise Stopped("training", cause, "Start it again: it goes on from there")
+        if engine.collect_every and step.done % engine.collect_every == 0:
+            release()
+        if wanted and step.done < step.steps:
+            kept.save(progress)
 
-def best_epoch(history: Sequence[EpochRow], best_by: str) -> int:
-    """The epoch with the lowest loss or the highest score; the first of equal ones.
-
-    Raises:
-        ValueError: There is no epoch.
-    """
-    sign = 1 if best_by.endswith("loss") else -1
-    return min(range(len(history)), key=lambda epoch: sign * history[epoch][best_by])
-
-
-def is_finished(history: Sequence[EpochRow], config: TrainConfig) -> bool:
-    """Whether all epochs were run, or the best one lies `patience` epochs back."""
-    if not history:
-        return False
-    waited = len(history) - 1 - best_epoch(history, config.best_by)
-    return len(history) >= config.epochs or waited >= config.patience
+    series = train_epoch(
+        training,
+        loader.batches(progress.epoch, first=progress.done * accumulated),
+        progress.tally,
+        epoch=progress.epoch,
+        steps=steps,
+        done=progress.done,
+        after_step=after_step,
+    )
+    return series | {"train/memory_mib": memory_in_use_mib(training.precision.device)}

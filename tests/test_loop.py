@@ -2,37 +2,31 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from settings import clips_config, train_config
-from torch import nn
+from settings import clips_config
+from small_training import (
+    CONFIG,
+    MadeBatches,
+    comparable,
+    train,
+    weights_of,
+)
 
 from fvc.batches import Batch
-from fvc.config import ModelConfig, TrainConfig
-from fvc.diagnostics import MEASURED_SERIES, EpochRow, validation_series
+from fvc.config import ModelConfig
+from fvc.diagnostics import EpochRow, validation_series
 from fvc.errors import FvcError
-from fvc.loop import FitResult, best_epoch, fit, is_finished
+from fvc.loop import FitResult
 from fvc.networks import ClipClassifier, build_network
 from fvc.precision import Precision
 from fvc.predict import video_logits
-
-CONFIG = train_config(
-    optimizer="adam",
-    learning_rate=3.0e-3,
-    weight_decay=1.0e-4,
-    batch_size=4,
-    epochs=5,
-    patience=5,
-    best_by="validation/loss",
-    mixed_precision=True,
-    gradient_clip_norm=5.0,
-)
-LABELS = torch.arange(8) % 2
+from fvc.resuming import best_epoch, is_finished
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,69 +36,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def small_network() -> ClipClassifier:
-    torch.manual_seed(0)
-    clips = clips_config(1, 2, 16)
-    features = nn.Sequential(
-        nn.Conv3d(3, 8, 3, padding=1, bias=False),
-        nn.BatchNorm3d(8),
-        nn.ReLU(),
-        nn.Conv3d(8, 8, 3, padding=1),
-        nn.ReLU(),
-    )
-    return ClipClassifier(features, channels=8, dropout=0.5, clips=clips)
-
-
-def made_clips() -> torch.Tensor:
-    """Noise, with the contrast of fakes halved."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (8, 2, 3, 16, 16), generator=generator)
-    contrast = (2 - LABELS)[:, None, None, None, None]
-    return (noise * contrast // 2).to(torch.uint8)
-
-
-def batches_of_epoch(epoch: int) -> list[Batch]:
-    order = torch.randperm(8, generator=torch.Generator().manual_seed(epoch))
-    pixels = made_clips()
-    return [Batch(pixels[rows], LABELS[rows].float()) for rows in order.reshape(2, 4)]
-
-
-def validate(network: ClipClassifier) -> dict[str, float]:
-    logits = video_logits(network, made_clips()[:, None])
-    return validation_series(logits, LABELS.numpy())
-
-
-def train(
-    checkpoints: Path,
-    on_epoch: Callable[[Sequence[EpochRow]], None] = lambda _: None,
-    config: TrainConfig = CONFIG,
-    binding: str = "binding",
-) -> tuple[ClipClassifier, FitResult]:
-    network = small_network()
-    result = fit(
-        network,
-        batches_of_epoch,
-        validate,
-        config,
-        seed=0,
-        checkpoints=checkpoints,
-        binding=binding,
-        on_epoch=on_epoch,
-    )
-    return network, result
-
-
-def weights_of(network: ClipClassifier) -> list[bytes]:
-    return [value.numpy().tobytes() for value in network.state_dict().values()]
-
-
-def comparable(history: Sequence[EpochRow]) -> list[EpochRow]:
-    return [
-        {name: value for name, value in row.items() if name not in MEASURED_SERIES}
-        for row in history
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +101,7 @@ def test_stopped_while_writing_it_ends_with_the_same_weights(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from test_loop import train
+from small_training import train
 
 def kill(history):
     if len(history) == 2:
@@ -188,7 +119,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     ended = subprocess.run(command, env=environment, check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert (tmp_path / "epoch-0001.pt").is_file()
+    assert (tmp_path / "epoch-0002-step-000000.pt").is_file()
     network, result = train(tmp_path)
     assert weights_of(network) == weights_of(uninterrupted[0])
     assert comparable(result.history) == comparable(uninterrupted[1].history)
@@ -216,7 +147,7 @@ def test_another_number_format_starts_anew(tmp_path: Path) -> None:
     train(tmp_path, config=replace(CONFIG, mixed_precision=False))
     half = Precision(torch.device("cpu"), torch.bfloat16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fvc.epoch.choose_precision", lambda _: half)
+        patch.setattr("fvc.training.choose_precision", lambda _: half)
         seen: list[int] = []
         _, result = train(tmp_path, lambda history: seen.append(len(history)))
     assert seen == [1, 2, 3, 4, 5]
@@ -225,7 +156,7 @@ def test_another_number_format_starts_anew(tmp_path: Path) -> None:
 
 def test_an_epoch_is_reported_after_its_checkpoint_is_on_disk(tmp_path: Path) -> None:
     def look(history: Sequence[EpochRow]) -> None:
-        assert (tmp_path / f"epoch-{len(history) - 1:04d}.pt").is_file()
+        assert (tmp_path / f"epoch-{len(history):04d}-step-000000.pt").is_file()
         assert [row["epoch"] for row in history] == list(range(len(history)))
 
     train(tmp_path, look)
@@ -239,18 +170,7 @@ def test_the_network_ends_with_the_weights_of_the_best_epoch(tmp_path: Path) -> 
         weights.append(weights_of(network))
         return {"validation/loss": next(losses)}
 
-    network = small_network()
-    config = replace(CONFIG, epochs=3)
-    result = fit(
-        network,
-        batches_of_epoch,
-        scripted,
-        config,
-        seed=0,
-        checkpoints=tmp_path,
-        binding="b",
-        on_epoch=lambda _: None,
-    )
+    network, result = train(tmp_path, config=replace(CONFIG, epochs=3), validate=scripted)
     assert result.best_epoch == 1
     assert weights_of(network) == weights[1]
 
@@ -287,39 +207,29 @@ def test_training_ends_with_its_epochs_or_its_patience(losses: list[float], fini
     assert is_finished(rows(losses), replace(CONFIG, patience=2)) is finished
 
 
-def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
-    def poisoned(epoch: int) -> list[Batch]:
-        batches = batches_of_epoch(epoch)
+class Poisoned(MadeBatches):
+    """Labels that are no number, from the third epoch on."""
+
+    def batches(self, epoch: int, *, first: int = 0) -> Sequence[Batch]:
+        batches = super().batches(epoch, first=first)
         nothing = torch.full((4,), torch.nan)
         return batches if epoch < 2 else [Batch(batch.pixels, nothing) for batch in batches]
 
+
+def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(FvcError, match=r"epoch 2: train/loss is nan.*train\.learning_rate"):
-        fit(
-            small_network(),
-            poisoned,
-            validate,
-            CONFIG,
-            seed=0,
-            checkpoints=tmp_path,
-            binding="b",
-            on_epoch=lambda _: None,
-        )
+        train(tmp_path, batches=Poisoned())
     names = sorted(path.name for path in tmp_path.glob("epoch-*.pt"))
-    assert names == ["epoch-0000.pt", "epoch-0001.pt"]
+    assert names == ["epoch-0001-step-000000.pt", "epoch-0002-step-000000.pt"]
 
 
 def test_an_undefined_series_cannot_choose_the_best_epoch(tmp_path: Path) -> None:
     config = replace(CONFIG, best_by="validation/roc_auc")
     with pytest.raises(FvcError, match="of one class"):
-        fit(
-            small_network(),
-            batches_of_epoch,
-            lambda _: validation_series(np.zeros(3), np.zeros(3, np.int64)),
-            config,
-            seed=0,
-            checkpoints=tmp_path,
-            binding="b",
-            on_epoch=lambda _: None,
+        train(
+            tmp_path,
+            config=config,
+            validate=lambda _: validation_series(np.zeros(3), np.zeros(3, np.int64)),
         )
 
 
@@ -331,6 +241,14 @@ def test_the_real_network_resumes_byte_for_byte(tmp_path: Path) -> None:
     pixels = torch.randint(0, 256, (4, 8, 3, 32, 32), dtype=torch.uint8, generator=generator)
     batch = Batch(pixels, torch.tensor([0.0, 1.0, 0.0, 1.0]))
 
+    class Repeated(MadeBatches):
+        def batches(self, epoch: int, *, first: int = 0) -> Sequence[Batch]:
+            del epoch
+            return [batch, batch][first:]
+
+    def validate(network: ClipClassifier) -> dict[str, float]:
+        return {"validation/loss": 1 / float(video_logits(network, [pixels])[0] + 9)}
+
     def run(folder: Path, stop_after: int) -> list[bytes]:
         def stop(history: Sequence[EpochRow]) -> None:
             if len(history) == stop_after:
@@ -338,15 +256,15 @@ def test_the_real_network_resumes_byte_for_byte(tmp_path: Path) -> None:
 
         torch.manual_seed(0)
         network = build_network(model, clips)
-        fit(
-            network,
-            lambda _: [batch, batch],
-            lambda network: {"validation/loss": 1 / float(video_logits(network, [pixels])[0] + 9)},
+        train(
+            folder,
+            stop,
             replace(CONFIG, epochs=3, learning_rate=1.0e-4),
-            seed=0,
-            checkpoints=folder,
-            binding="b",
-            on_epoch=stop,
+            network=network,
+            batches=Repeated(),
+            validate=lambda network: {
+                "validation/loss": 1 / float(video_logits(network, [pixels])[0] + 9)
+            },
         )
         return weights_of(network)
 

@@ -1,0 +1,149 @@
+"""Where a training is, and where it goes on after it was stopped at any moment."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from fvc.checkpoint import (
+    Position,
+    load_best_weights,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from fvc.config import EngineConfig, TrainConfig
+from fvc.diagnostics import EpochRow, Tally, require_finite
+from fvc.errors import FvcError
+from fvc.files import read_json, write_json
+from fvc.training import Training
+
+
+NOTE = "micro_batch.json"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a training has come, and what it showed on the way."""
+
+    history: list[EpochRow] = field(default_factory=list)
+    """One row per whole epoch."""
+    done: int = 0
+    """Optimizer steps of the epoch that follows the history."""
+    tally: Tally = field(default_factory=Tally)
+    """What those steps showed."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, counted from 0."""
+        return len(self.history)
+
+    def end_epoch(self, series: Mapping[str, float], best_by: str) -> None:
+        """Go on to the next epoch.
+
+        Raises:
+            FvcError: A number of this one is NaN or infinite, or the one that
+                chooses the best epoch is undefined.
+        """
+        require_finite(series, self.epoch)
+        if best_by not in series:
+            cause = f"{best_by} is undefined where all validation videos are of one class"
+            remedy = "Set train.best_by to validation/loss, or raise split.validation_share"
+            raise FvcError("train.best_by", cause, remedy)
+        self.history.append({"epoch": self.epoch, **series})
+        self.done, self.tally = 0, Tally()
+
+
+class Checkpoints:
+    """The checkpoints of one training: when they are written, and what they hold."""
+
+    def __init__(
+        self, folder: Path, binding: str, training: Training, engine: EngineConfig
+    ) -> None:
+        self._folder, self._training = folder, training
+        # Another device or number format would not end with the same weights.
+        self._binding = f"{binding} {training.precision.name}"
+        self._seconds = 60 * engine.checkpoint_minutes
+        self._saved = time.monotonic()
+
+    def resume(self) -> Progress:
+        """Take over the newest checkpoint; the beginning where there is none."""
+        state = load_checkpoint(self._folder, self._binding)
+        progress = Progress()
+        if state is not None:
+            self._training.load_state_dict(state["training"])
+            progress.history, progress.done = state["history"], state["done"]
+            if self._writes:
+                progress.tally.load_state_dict(state["tally"])
+        self._take_noted_micro_batch()
+        return progress
+
+    def save(self, progress: Progress) -> None:
+        """Write the checkpoint of a position; every rank has to call this."""
+        whole = Tally.gathered(self._training.world.gather(progress.tally.state_dict()))
+        if self._writes:
+            by = self._training.config.best_by
+            save_checkpoint(
+                self._folder,
+                self._binding,
+                Position(progress.epoch, progress.done),
+                {
+                    "training": self._training.state_dict(),
+                    "history": progress.history,
+                    "done": progress.done,
+                    "tally": whole.state_dict(),
+                },
+                best_epoch=best_epoch(progress.history, by) if progress.history else None,
+                weights=self._training.scored.state_dict(),
+            )
+        self._saved = time.monotonic()
+
+    def note_micro_batch(self) -> None:
+        """Leave word of how many clips to begin with, where no checkpoint can be written."""
+        value = {"binding": self._binding, "micro_batch": self._training.micro_batch}
+        write_json(self._folder / NOTE, value)
+
+    def _take_noted_micro_batch(self) -> None:
+        if (self._folder / NOTE).is_file():
+            note = read_json(self._folder / NOTE, "train")
+            if note["binding"] == self._binding:
+                self._training.micro_batch = min(self._training.micro_batch, note["micro_batch"])
+
+    @property
+    def _writes(self) -> bool:
+        return self._training.world.rank == 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last one is so old that a stop would cost too much."""
+        return time.monotonic() - self._saved >= self._seconds
+
+    def best(self) -> dict[str, Tensor]:
+        """The weights of the best epoch; every rank has to call this."""
+        self._training.world.barrier()
+        return load_best_weights(self._folder, self._binding)
+
+    @property
+    def newest(self) -> Path:
+        """The file of the last one."""
+        return newest_checkpoint(self._folder, self._binding)
+
+
+def best_epoch(history: Sequence[EpochRow], best_by: str) -> int:
+    """The epoch with the lowest loss or the highest score; the first of equal ones.
+
+    Raises:
+        ValueError: There is no epoch.
+    """
+    sign = 1 if best_by.endswith("loss") else -1
+    return min(range(len(history)), key=lambda epoch: sign * history[epoch][best_by])
+
+
+def is_finished(history: Sequence[EpochRow], config: TrainConfig) -> bool:
+    """Whether all epochs were run, or the best one lies `patience` epochs back."""
+    if not history:
+        return False
+    waited = len(history) - 1 - best_epoch(history, config.best_by)
+    return len(history) >= config.epochs or waited >= config.patience

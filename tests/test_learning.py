@@ -1,0 +1,117 @@
+"""Whether the engine learns what is there to learn, and nothing else."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fvc.losses import make_loss
+from settings import clips_config, model_config, train_config
+from sklearn.metrics import roc_auc_score
+from small_training import CONFIG, MadeBatches, small_network, train
+from torch import Tensor
+
+from fvc.batches import Batch
+from fvc.diagnostics import Tally
+from fvc.epoch import train_epoch
+from fvc.networks import build_network
+from fvc.predict import video_logits
+from fvc.training import start_training
+
+GOLDEN = ()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads cost more than they save on pictures this small, and most where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def noisy_clips(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise, with the contrast of every second clip halved: those are fake."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    noise = torch.randint(0, 256, (count, 2, 3, 16, 16), generator=generator)
+    return (noise * (2 - labels)[:, None, None, None, None] // 2).to(torch.uint8), labels
+
+
+class Clips(MadeBatches):
+    """Any clips, eight at a time, in an order of each epoch's own."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        super().__init__(8, labels)
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels) // 8
+
+    def batches(self, epoch: int, *, first: int = 0) -> Sequence[Batch]:
+        generator = torch.Generator().manual_seed(epoch)
+        order = torch.randperm(len(self.pixels), generator=generator)
+        return [Batch(self.pixels[rows], self.labels[rows].float()) for rows in order.split(8)][
+            first:
+        ]
+
+
+def test_eight_clips_are_learnt_by_heart(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=60, patience=60, learning_rate=2.0e-2)
+    _, result = train(tmp_path, config=config, network=small_network(dropout=0.0))
+    assert result.history[-1]["train/loss"] < 0.01 < 0.5 < result.history[0]["train/loss"]
+
+
+def interval_of_auc(logits: np.ndarray, is_fake: np.ndarray) -> tuple[float, float]:
+    """95% of a bootstrap over clips."""
+    generator = np.random.default_rng(0)
+    values = []
+    for _ in range(500):
+        rows = generator.integers(0, len(logits), len(logits))
+        values.append(roc_auc_score(is_fake[rows], logits[rows]))
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_shuffled_labels_teach_nothing(tmp_path: Path, shuffled: bool) -> None:
+    pixels, labels = noisy_clips(64, seed=1)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
+    unseen, truth = noisy_clips(100, seed=3)
+    epochs = itertools.count()
+    network, _ = train(
+        tmp_path,
+        config=replace(CONFIG, batch_size=8, epochs=8, learning_rate=1.0e-2),
+        batches=Clips(pixels, labels[order] if shuffled else labels),
+        # The last epoch is kept: to choose one by the true labels would be to learn them.
+        validate=lambda _: {"validation/loss": -float(next(epochs))},
+    )
+    low, high = interval_of_auc(video_logits(network, unseen[:, None]), truth.numpy() == 1)
+    assert (low <= 0.5 <= high) if shuffled else low > 0.5
+
+
+def ten_losses() -> list[float]:
+    """Of the real network, from its first weights, in float32."""
+    config = train_config(mixed_precision=False, learning_rate=1.0e-4)
+    torch.manual_seed(0)
+    network = build_network(model_config(), clips_config(1, 8, 32))
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (40, 8, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    training = start_training(network, make_loss(config, (4, 4)), config, seed=0)
+    losses: list[float] = []
+    train_epoch(
+        training,
+        [Batch(clips, torch.tensor([0.0, 1.0, 0.0, 1.0])) for clips in pixels.split(4)],
+        Tally(),
+        epoch=0,
+        steps=10,
+        after_step=lambda step: losses.append(step.loss.item()),
+    )
+    return losses
+
+
+def test_ten_steps_follow_the_stored_curve() -> None:
+    np.testing.assert_allclose(ten_losses(), GOLDEN, atol=1e-4)
