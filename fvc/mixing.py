@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fvc.batches import Batch
+from fvc.losses import smoothed as smoothed
 
 Normalise = Callable[[Tensor, Tensor | None], Tensor]
 """Turns stored pixels, and the mask of padded ones, into what the network takes."""
@@ -75,3 +76,13 @@ def mixed_part(
     targets = mixing.blend(batch.labels[own], batch.labels[places])
     mask = None if batch.mask is None else batch.mask[own] | batch.mask[places]
     return clips, targets, mask
+
+
+def part_of(
+    batch: Batch, mixing: Mixing | None, normalise: Normalise, *, first: int, last: int
+) -> tuple[Float[Tensor, "_B C T H W"], Float[Tensor, "_B"], Bool[Tensor, "_B H W"] | None]:
+    """The clips [first, last) of a batch, mixed where that is asked for: see `mixed_part`."""
+    if mixing is not None:
+        return mixed_part(batch, mixing, normalise, first=first, last=last)
+    mask = None if batch.mask is None else batch.mask[first:last]
+    return normalise(batch.pixels[first:last], mask), batch.labels[first:last], mask

@@ -9,9 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fvc.batches import Batch
-from fvc.memory import halved, is_out_of_memory, release
-from fvc.losses import smoothed
-from fvc.mixing import mixed_part, mixing_of
+from fvc.memory import RAISED, halved, is_out_of_memory, release
+from fvc.mixing import mixing_of, part_of, smoothed
 from fvc.seeding import generator_for, seed_for
 from fvc.training import Training
 
@@ -66,12 +65,13 @@ def accumulate(training: Training, batches: Sequence[Batch], number: int) -> Out
         try:
             with training.transaction():
                 return _pass(training, batches, number)
-        except Exception as error:
+        except RAISED as error:
             if not is_out_of_memory(error):
                 raise
+            said = str(error)
         # Outside the handler: the error holds the frames that hold the tensors.
         release()
-        training.micro_batch = halved(training.micro_batch)
+        training.micro_batch = halved(training.micro_batch, said)
         logger.warning(
             "step %d ran out of memory: going on with %d clips at once, as many in a step",
             *(number, training.micro_batch),
@@ -111,7 +111,7 @@ def _parts(
     normalise = training.network.normalise
     for first in range(0, len(labels), size):
         last = min(first + size, len(labels))
-        clips, its_targets, its_mask = mixed_part(here, mixing, normalise, first=first, last=last)
+        clips, its_targets, its_mask = part_of(here, mixing, normalise, first=first, last=last)
         counted = max(0, min(last, batch.counted) - first)
         part = Part(clips, its_mask, its_targets, labels[first:last], counted)
         yield part, last == len(labels)

@@ -49,8 +49,10 @@ class Training:
     """Clips that pass through the network at once; less than a batch once memory ran out."""
     seed: int
     """Every random choice is derived from it."""
-    called: nn.Module = field(init=False)
+    called: Callable[..., Tensor] = field(init=False)
     """What is called in the network's place: it may be compiled, or average over ranks."""
+    _prepared_for: int = field(init=False, default=0)
+    """How many weights trained when that was made; stages that train stay trained."""
 
     @property
     def scored(self) -> ClipClassifier:
@@ -60,9 +62,11 @@ class Training:
     def begin_epoch(self, epoch: int) -> None:
         """Let those parameters train that do in this epoch, counted from 0."""
         set_trainable(self.network, self.config, epoch)
-        # What averages over ranks is made for a set of weights that train.
-        self.called = wrapped(compiled(self.network, self.config), self.world)
-        self._allocate_optimizer_state()
+        moving = len(self.moving)
+        if moving != self._prepared_for:
+            self.called = wrapped(compiled(self.network, self.config), self.world)
+            self._allocate_optimizer_state()
+            self._prepared_for = moving
 
     def forward(
         self, clips: Float[Tensor, "B C T H W"], mask: Bool[Tensor, "B H W"] | None

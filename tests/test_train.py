@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -208,3 +211,25 @@ def test_missing_clips_name_the_stage_that_makes_them(corpus: Corpus) -> None:
     (corpus.root / "clips" / "youtube_03.pt").unlink()
     with pytest.raises(FvcError, match=r"youtube_03\.pt.*Run 'dvc repro clips'"):
         corpus.train(0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
+    paths = [str(Path(__file__).parent), str(ROOT)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }
+    command = [sys.executable, str(Path(__file__).parent / "killing.py"), str(tmp_path), "0"]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+    assert contents(tmp_path / "killed" / "model") == contents(tmp_path / "whole" / "model")
+    client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    killed, whole = sorted(fold_runs(client), key=lambda run: run.info.start_time)
+    for run in (killed, whole):
+        assert run.info.status == "FINISHED"
+        for name in SERIES:
+            steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
+            assert steps == list(range(12)), f"{name} has a step twice, or lacks one"
