@@ -25,7 +25,7 @@ def videos_of_fold(rows: Iterable[Mapping[str, Any]], fold: int) -> dict[str, di
         video id, sorted. Videos of the locked test are in none.
 
     Raises:
-        ValueError: A part has no video.
+        ValueError: A part has no video, or all that trains is of one class.
     """
     parts: dict[str, dict[str, int]] = {name: {} for name in PARTS}
     for row in sorted(rows, key=lambda row: row["video_id"]):
@@ -34,6 +34,9 @@ def videos_of_fold(rows: Iterable[Mapping[str, Any]], fold: int) -> dict[str, di
     empty = [name for name, videos in parts.items() if not videos]
     if empty:
         raise ValueError(f"fold {fold} has no video to {' or '.join(empty)}")
+    missing = [name for name, label in LABELS.items() if label not in parts["train"].values()]
+    if missing:
+        raise ValueError(f"fold {fold} has no {missing[0]} video to train")
     return parts
 
 

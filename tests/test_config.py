@@ -66,6 +66,18 @@ def test_an_override_reaches_the_parameters(tmp_path: Path) -> None:
         ("train", "learning_rate", "1e-3", "train.learning_rate: .*not the text '1e-3'"),
         ("train", "epochs", 2.5, "train.epochs: "),
         ("train", "epochs", 0, "train: epochs is 0, below 1"),
+        ("train", "warmup_epochs", 5.0, "train: warmup_epochs is 5.0, not below epochs, 5"),
+        (
+            "train",
+            "class_balanced_beta",
+            1.0,
+            r"train: class_balanced_beta is 1.0, not in \[0, 1\)",
+        ),
+        ("train", "focal_gamma", -0.5, "train: focal_gamma is -0.5, below 0"),
+        ("train", "label_smoothing", 1.0, r"train: label_smoothing is 1.0, not in \[0, 1\)"),
+        ("train", "mixup_alpha", -1.0, "train: mixup_alpha is -1.0, below 0"),
+        ("train", "loss", "mse", "train.loss: .*'bce', 'focal' or 'class_balanced'"),
+        ("train", "imbalance", "smote", "train.imbalance: .*'balanced_batches', "),
         ("train", "momentum", 0.9, "train.momentum: unexpected keyword argument"),
         ("split", "folds", [0, 2], r"split: folds is \[0, 2\]"),
         ("split", "folds", [0], r"split: folds is \[0\], not .* at least two folds"),
@@ -120,6 +132,24 @@ def test_contradictions_are_refused(
         content[section] |= values
     with pytest.raises(FvcError, match=said):
         check_params(content, "params.yaml")
+
+
+LOSSES = ("bce", "focal", "class_balanced")
+IMBALANCES = ("balanced_batches", "class_weights", "weighted_sampler", "none")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("imbalance", IMBALANCES)
+def test_the_classes_are_made_up_for_once(
+    content: dict[str, Any], loss: str, imbalance: str
+) -> None:
+    content["train"] |= {"loss": loss, "imbalance": imbalance}
+    if loss == "class_balanced" and imbalance != "none":
+        said = f"train: loss class_balanced and imbalance {imbalance} correct twice: set one"
+        with pytest.raises(FvcError, match=said):
+            check_params(content, "params.yaml")
+    else:
+        assert check_params(content, "params.yaml").train.imbalance == imbalance
 
 
 def test_a_missing_key_is_refused_by_name(content: dict[str, Any]) -> None:

@@ -1,3 +1,4 @@
+import itertools
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,6 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from fvc.losses import ClipLoss, effective_number, make_loss, smoothed
-import itertools
 
 NONE = {"imbalance": "none"}
 WEIGHTED = {"imbalance": "class_weights"}

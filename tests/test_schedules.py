@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import pytest
@@ -7,7 +8,6 @@ from hypothesis import strategies as st
 from settings import train_config
 
 from fvc.schedules import rate_factor
-import itertools
 
 SCHEDULES = ["constant", "cosine", "step"]
 SHAPES = st.fixed_dictionaries(

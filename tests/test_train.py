@@ -207,6 +207,17 @@ def test_a_fold_that_is_not_there_is_refused(corpus: Corpus, fold: int) -> None:
     assert not (corpus.root / "models").exists()
 
 
+def test_a_fold_that_trains_on_one_class_is_refused(corpus: Corpus) -> None:
+    folds = corpus.root / "folds.parquet"
+    rows = FOLDS.read(folds)
+    trains = (pl.col("fold") == 1) & (pl.col("validates").list.len() == 0)
+    FOLDS.write(folds, rows.filter(~trains | (pl.col("label") == "real")))
+    said = r"folds\.parquet: fold 0 has no fake video to train\. Add videos, .*dvc repro split"
+    with pytest.raises(FvcError, match=said):
+        corpus.train(0)
+    assert not (corpus.root / "models").exists()
+
+
 def test_missing_clips_name_the_stage_that_makes_them(corpus: Corpus) -> None:
     (corpus.root / "clips" / "youtube_03.pt").unlink()
     with pytest.raises(FvcError, match=r"youtube_03\.pt.*Run 'dvc repro clips'"):

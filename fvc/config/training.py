@@ -99,6 +99,10 @@ class TrainConfig(Section):
         for name in ("class_balanced_beta", "label_smoothing", "ema_decay"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} is {value}, not in [0, 1)")
+        require(
+            self.warmup_epochs < self.epochs,
+            f"warmup_epochs is {self.warmup_epochs}, not below epochs, {self.epochs}",
+        )
         ascending = sorted(self.unfreeze_epochs) == list(self.unfreeze_epochs)
         listed = list(self.unfreeze_epochs)
         require(ascending and min(listed, default=0) >= 0, f"unfreeze_epochs {listed} must ascend")

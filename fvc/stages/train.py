@@ -222,7 +222,8 @@ def run(
     try:
         parts = videos_of_fold(table.iter_rows(named=True), fold)
     except ValueError as error:
-        raise FvcError(folds, str(error), "Add videos, or lower the number of folds") from error
+        remedy = "Add videos, or change split's shares and folds; then run 'dvc repro split'"
+        raise FvcError(folds, str(error), remedy) from error
     identity = tracking.Identity(
         params=params,
         data_sha256=read_json(clips_summary, "clips")["data_sha256"],
