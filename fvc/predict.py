@@ -8,29 +8,47 @@ import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
+from fvc.memory import fitting
 from fvc.networks import ClipClassifier
 
 CLIPS_AT_ONCE = 8
+"""Where memory runs out, half as many are tried, and so on."""
 
 
-@torch.inference_mode()
 def clip_logits(network: ClipClassifier, pixels: UInt8[Tensor, "N T C H W"]) -> Float[Tensor, "N"]:
     """Score the clips of one video, in float32, on the device that holds the network.
 
     The network is left in evaluation mode. A video is never scored together
-    with another one, so its logits do not depend on its neighbours.
+    with another one, so its logits do not depend on its neighbours; how many
+    of its own clips fit into memory at once moves them by rounding at most.
 
     Returns:
         One logit per clip, on the CPU; positive means fake.
 
     Raises:
         ValueError: The clips are not of the shape that the network is made for.
+        FvcError: Not even one clip at a time fits into memory.
     """
+    return _fitting_logits(network, pixels, CLIPS_AT_ONCE)[0]
+
+
+@torch.inference_mode()
+def _fitting_logits(
+    network: ClipClassifier, pixels: UInt8[Tensor, "N T C H W"], clips_at_once: int
+) -> tuple[Float[Tensor, "N"], int]:
+    """The logits, and how many clips at once to score the next video with."""
+
+    def score(at_once: int) -> Float[Tensor, "N"]:
+        parts = torch.split(pixels, at_once)
+        logits = [network(network.normalise(part.to(device))) for part in parts]
+        return torch.cat(logits).squeeze(1).cpu()
+
     network.eval()
     device = network.mean.device
-    parts = torch.split(pixels, CLIPS_AT_ONCE)
-    logits = [network(network.normalise(part.to(device))) for part in parts]
-    return torch.cat(logits).squeeze(1).cpu()
+    # Half of more clips than there are may be all of them again.
+    tried = min(clips_at_once, len(pixels))
+    logits, fitted = fitting(score, tried)
+    return logits, clips_at_once if fitted == tried else fitted
 
 
 def video_logit(logits: Float[Tensor, "N"]) -> float:
@@ -44,9 +62,18 @@ def video_logits(
     """Score videos one after another; `videos` may load each when it is asked for.
 
     They may differ in their number of clips and, where the network takes
-    native clips, in height and width.
+    native clips, in height and width. Where memory runs out in one, the videos
+    after it are scored with fewer clips at once from the start.
+
+    Raises:
+        FvcError: Not even one clip at a time fits into memory.
     """
-    return np.array([video_logit(clip_logits(network, pixels)) for pixels in videos], np.float64)
+    scored: list[float] = []
+    clips_at_once = CLIPS_AT_ONCE
+    for pixels in videos:
+        logits, clips_at_once = _fitting_logits(network, pixels, clips_at_once)
+        scored.append(video_logit(logits))
+    return np.array(scored, np.float64)
 
 
 def probability_fake(logit: float) -> float:

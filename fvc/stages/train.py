@@ -36,7 +36,7 @@ PACKAGE = Path(tracking.__file__).parents[1]
 CODE = (
     "config/augmentation.py",
     *("batches.py", "caching.py", "checkpoint.py", "clip_files.py", "dataset.py", "diagnostics.py"),
-    *("epoch.py", "fold_videos.py", "loading.py", "loop.py", "networks/__init__.py"),
+    *("epoch.py", "fold_videos.py", "loading.py", "loop.py", "memory.py", "networks/__init__.py"),
     *("networks/inception.py", "networks/padding.py", "networks/resnet3d.py", "precision.py"),
     *("predict.py", "seeding.py", "recompression.py"),
     *(
