@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Sampler, WeightedRandomSampler
 
 from fvc.config import Imbalance
+from fvc.distributed import share_of, stand_ins
 from fvc.seeding import generator_for, seed_for
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,20 @@ class Batch(NamedTuple):
     """1 is fake."""
     mask: Bool[Tensor, "_B H W"] | None = None
     """Where pixels belong to the clip; None where nothing is padded."""
+    total: int | None = None
+    """Clips of the batch on all ranks together; None where they are all here."""
+    spare: int = 0
+    """Clips at its end that must not count: they keep this rank in step with the others."""
+
+    @property
+    def counted(self) -> int:
+        """Clips that count here: these come first."""
+        return len(self.labels) - self.spare
+
+    @property
+    def counted_by_all(self) -> int:
+        """Clips that count, on all ranks together."""
+        return self.counted if self.total is None else self.total
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -43,6 +58,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         batch_size: The last batch may be smaller.
         seed: Of the fold's order.
         imbalance: How the smaller class is made up for.
+        rank: Whose share of each batch is given.
+        size: How many ranks share a batch.
 
     Raises:
         ValueError: The batch size is below 1, or a class has no example.
@@ -59,6 +76,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         batch_size: int,
         seed: int,
         imbalance: Imbalance,
+        *,
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, below 1")
@@ -68,6 +88,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             if not count:
                 raise ValueError(f"no example is {name}")
         self._batch_size, self._seed = batch_size, seed
+        self._rank, self._size = rank, size
         self._kind: Imbalance = imbalance
         if imbalance == "balanced_batches" and 2 * min(counts) < batch_size:
             self._kind = "weighted_sampler"
@@ -87,12 +108,23 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
                 order = self._shuffled_order()
         keys = [(self.epoch, int(index)) for index in order]
         starts = range(self.first * self._batch_size, len(keys), self._batch_size)
-        return iter([keys[start : start + self._batch_size] for start in starts])
+        batches = (keys[start : start + self._batch_size] for start in starts)
+        return iter([share_of(batch, self._rank, self._size) for batch in batches])
 
     def __len__(self) -> int:
+        return -(-self._drawn // self._batch_size) - self.first
+
+    def shared(self, position: int, made: Batch) -> Batch:
+        """Say in a batch, the one at a position after `first`, what it is a share of."""
+        start = (self.first + position) * self._batch_size
+        total = min(self._batch_size, self._drawn - start)
+        spare = stand_ins(total, self._rank, self._size)
+        return made._replace(total=total, spare=spare)
+
+    @property
+    def _drawn(self) -> int:
         once = self._kind in ("class_weights", "none")
-        drawn = sum(map(len, self._classes)) if once else 2 * self._larger
-        return -(-drawn // self._batch_size) - self.first
+        return sum(map(len, self._classes)) if once else 2 * self._larger
 
     @property
     def _larger(self) -> int:

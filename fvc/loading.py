@@ -5,6 +5,7 @@ import weakref
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ class ClipLoader:
         imbalance: How the smaller class is made up for.
         seed: Of the fold's order; the batches depend on it and on the epoch alone.
         device: Where the network is trained.
+        rank: Whose share of each batch is given.
+        size: How many ranks share a batch.
 
     Raises:
         ValueError: A class has no example.
@@ -48,8 +51,12 @@ class ClipLoader:
         imbalance: Imbalance,
         seed: int,
         device: torch.device,
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
-        self._batches = EpochBatches(dataset.labels, batch_size, seed, imbalance)
+        self._batches = EpochBatches(
+            dataset.labels, batch_size, seed, imbalance, rank=rank, size=size
+        )
         self._dataset = dataset
         self._depth = config.prefetch_batches
         pins = config.pin_memory and device.type == "cuda"
@@ -77,6 +84,10 @@ class ClipLoader:
         # Persistent workers end with the loader that holds them.
         self._workers = None
 
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return len(self._batches) + self._batches.first
+
     def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """The batches of one epoch; an epoch that was not used up ends.
 
@@ -88,12 +99,20 @@ class ClipLoader:
         self._stop()
         self._batches.epoch, self._batches.first = epoch, first
         if self._workers is not None:
-            self._running = _each(iter(self._workers))
+            made = _each(iter(self._workers))
         elif self._depth:
-            self._running = prefetched(self._made(), self._depth)
+            made = prefetched(self._made(), self._depth)
         else:
-            self._running = self._made()
+            made = self._made()
+        self._running = self._shared(made)
         return self._running
+
+    def _shared(self, made: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+        with closing(made):
+            for position, batch in enumerate(made):
+                yield self._batches.shared(position, batch)
+                # Its memory is used again for the batches to come.
+                del batch
 
     def _made(self) -> Generator[Batch, None, None]:
         for keys in self._batches:

@@ -195,7 +195,7 @@ def random_clip(height: int, width: int) -> Tensor:
 
 def test_equal_clips_are_stacked() -> None:
     clips = [random_clip(5, 7) for _ in range(3)]
-    pixels, labels, mask = collate(list(zip(clips, (0, 1, 1), strict=True)))
+    pixels, labels, mask, *_ = collate(list(zip(clips, (0, 1, 1), strict=True)))
     assert torch.equal(pixels, torch.stack(clips))
     assert (labels.dtype, labels.tolist()) == (torch.float32, [0, 1, 1])
     assert mask is None
@@ -223,6 +223,6 @@ def test_smaller_clips_are_padded_at_the_bottom_and_right() -> None:
 
 def test_clips_cut_from_a_larger_tensor_are_copied_whole() -> None:
     whole = torch.randint(0, 256, (2, 3, 9, 9), dtype=torch.uint8)
-    pixels, _, _ = collate([(whole[..., :4, 2:8], 0), (whole[..., 1:5, :6], 1)])
+    pixels, *_ = collate([(whole[..., :4, 2:8], 0), (whole[..., 1:5, :6], 1)])
     assert torch.equal(pixels[0], whole[..., :4, 2:8])
     assert torch.equal(pixels[1], whole[..., 1:5, :6])

@@ -67,8 +67,10 @@ def loader_of(
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
-    def equal(a: Tensor | None, b: Tensor | None) -> bool:
-        return a is b if a is None or b is None else torch.equal(a, b)
+    def equal(a: Tensor | int | None, b: Tensor | int | None) -> bool:
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            return torch.equal(a, b)
+        return a == b
 
     return len(first) == len(second) and all(
         equal(a, b) for pair in zip(first, second, strict=True) for a, b in zip(*pair, strict=True)
