@@ -132,13 +132,3 @@ def effective_number(count: int, beta: float) -> float:
         return 1.0
     # 1 - beta**count would cancel where beta is near 1.
     return -math.expm1(count * math.log(beta)) / (1 - beta)
-
-
-def smoothed(labels: Float[Tensor, " B"], share: float) -> Float[Tensor, " B"]:
-    """Labels drawn towards one half, by `share` of their distance to it.
-
-    Source:
-        Szegedy et al., "Rethinking the Inception Architecture for Computer
-        Vision", arXiv:1512.00567, section 7, for two classes.
-    """
-    return labels * (1 - share) + share / 2

@@ -1,4 +1,4 @@
-"""Mixup: clips and their labels mixed in pairs, however the batch is cut for the network."""
+"""What a network is held against: labels smoothed, and clips mixed in pairs with their labels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fvc.batches import Batch
-from fvc.losses import smoothed as smoothed
 
 Normalise = Callable[[Tensor, Tensor | None], Tensor]
 """Turns stored pixels, and the mask of padded ones, into what the network takes."""
@@ -86,3 +85,13 @@ def part_of(
         return mixed_part(batch, mixing, normalise, first=first, last=last)
     mask = None if batch.mask is None else batch.mask[first:last]
     return normalise(batch.pixels[first:last], mask), batch.labels[first:last], mask
+
+
+def smoothed(labels: Float[Tensor, " B"], share: float) -> Float[Tensor, " B"]:
+    """Labels drawn towards one half, by `share` of their distance to it.
+
+    Source:
+        Szegedy et al., "Rethinking the Inception Architecture for Computer
+        Vision", arXiv:1512.00567, section 7, for two classes.
+    """
+    return labels * (1 - share) + share / 2
