@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +15,7 @@ from fvc.training import Training
 
 Item = TypeVar("Item")
 
+@runtime_checkable
 class Loader(Protocol):
     """What gives the batches of every epoch."""
 

@@ -51,6 +51,7 @@ class Training:
     """Every random choice is derived from it."""
     called: Callable[..., Tensor] = field(init=False)
     """What is called in the network's place: it may be compiled, or average over ranks."""
+    _averaged: nn.Module = field(init=False)
     _prepared_for: int = field(init=False, default=0)
     """How many weights trained when that was made; stages that train stay trained."""
 
@@ -64,7 +65,8 @@ class Training:
         set_trainable(self.network, self.config, epoch)
         moving = len(self.moving)
         if moving != self._prepared_for:
-            self.called = wrapped(compiled(self.network, self.config), self.world)
+            self._averaged = wrapped(self.network, self.world)
+            self.called = compiled(self._averaged, self.config)
             self._allocate_optimizer_state()
             self._prepared_for = moving
 
@@ -79,7 +81,7 @@ class Training:
 
     def averaging(self, wanted: bool) -> AbstractContextManager[None]:
         """The context in which a backward pass averages over the ranks, or does not."""
-        return nullcontext() if wanted else not_averaged(self.called)
+        return nullcontext() if wanted else not_averaged(self._averaged)
 
     def require_alone(self) -> None:
         """Refuse to begin a step anew that other ranks are in the midst of.
