@@ -112,6 +112,8 @@ def compiled(network: nn.Module, config: TrainConfig) -> Callable[..., Tensor]:
     # Imported here: it takes a second, and few trainings need it.
     from torch._dynamo.exc import ShortenTraceback
 
+    # What was compiled for other weights in training counts towards torch's limit.
+    torch.compiler.reset()
     made = torch.compile(network)
 
     def forward(*arguments: Any) -> Tensor:

@@ -63,7 +63,7 @@ def _copied(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         current = torch.cuda.current_stream(device)
         # Nothing but this batch is on its way yet, so no other one is waited for.
         current.wait_stream(copies)
-        for tensor in batch:
+        for tensor in (batch.pixels, batch.labels, batch.mask):
             if tensor is not None:
                 # The memory is that of the copying stream, which would otherwise put a later
                 # batch there once Python drops this one, though kernels still have to read it.
