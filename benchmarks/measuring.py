@@ -16,8 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-import cv2
-
 from fvc.process import end_with_parent
 
 Result = TypeVar("Result")
@@ -84,6 +82,9 @@ class Processes:
 
 def _begin() -> None:
     """What a process does first; it would outlive a script that is killed."""
+    # Imported here: a machine that only trains has no OpenCV.
+    import cv2
+
     cv2.setNumThreads(1)
     end_with_parent()
 

@@ -1,11 +1,15 @@
-"""On which device and in which number format a network is trained, and a remedy bfloat16 needs."""
+"""On which device, in which number format and how compiled a network is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fvc.config import TrainConfig
+from fvc.errors import FvcError
 
 # With neither, oneDNN converts to float32 and back, which is slower than float32 alone.
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
@@ -55,6 +59,75 @@ def choose_precision(mixed: bool) -> Precision:
         return Precision(torch.device("cuda"), torch.float32)
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     return Precision(torch.device("cuda"), torch.bfloat16 if native else torch.float16)
+
+
+def tune_cuda(fixed_size: bool) -> None:
+    """Set what PyTorch keeps for the whole process about a GPU; without one nothing changes.
+
+    cuDNN times its ways to compute each shape of a convolution once and keeps
+    to the fastest. Where clips differ in size, nearly every batch would be of
+    a new shape, and timed anew. The way that wins may differ from one run to
+    the next, and with it the last bits of a result.
+
+    TensorFloat32 is switched off. It has ten bits for the digits of a number,
+    and what is left in float32 is what needs more: the last layer, everything
+    that is scored, and all of it without mixed precision. What takes the time
+    of a training is in bfloat16, which this does not slow down.
+
+    Args:
+        fixed_size: Whether all clips are of one size.
+    """
+    torch.backends.cudnn.benchmark = fixed_size
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def compiled(network: nn.Module, config: TrainConfig) -> Callable[..., Tensor]:
+    """What computes a forward pass: the network itself, or what torch.compile makes of it.
+
+    The weights, their names and the checkpoints stay the network's, and it can
+    still be called itself. Compiled for a GPU, dropout may drop other features
+    than it does otherwise, as reproducibly. The first calls in training and with
+    another number of clips take a minute or more.
+
+    Args:
+        network: A `ClipClassifier`, or one inside DistributedDataParallel.
+        config: Whether to compile.
+
+    Returns:
+        A function of the network's arguments. It raises FvcError where there
+        is nothing to compile with.
+
+    Raises:
+        FvcError: The clips are of several sizes. The hooks that follow a mask
+            through the layers, and the sizes, make a piece of code each, and
+            after eight torch compiles no more.
+    """
+    if not config.compile:
+        return network
+    inner: Any = getattr(network, "module", network)
+    if inner.clips.fit != "letterbox":
+        cause = f"cannot be used with clips.fit {inner.clips.fit}, where clips differ in size"
+        raise FvcError("train.compile", cause, "Set it to false, or clips.fit to letterbox")
+    # Imported here: it takes a second, and few trainings need it.
+    from torch._dynamo.exc import ShortenTraceback
+
+    # What was compiled for other weights in training counts towards torch's limit.
+    torch.compiler.reset()
+    made = torch.compile(network)
+
+    def forward(*arguments: Any) -> Tensor:
+        try:
+            return made(*arguments)
+        except ShortenTraceback as error:
+            reason = getattr(error, "inner_exception", error)
+            if isinstance(reason, torch.OutOfMemoryError):
+                raise reason from error
+            cause = f"torch.compile failed ({str(reason).strip().splitlines()[0]})"
+            remedy = "Install a C++ compiler (and Triton for a GPU), or set it to false"
+            raise FvcError("train.compile", cause, remedy) from error
+
+    return forward
 
 
 class PaddedConv3d(nn.Conv3d):

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from fvc.config import ModelConfig
 from fvc.networks import FEATURES, build_network
-from fvc.precision import PaddedConv3d, Precision, choose_precision, make_bf16_safe
+from fvc.precision import (
+    PaddedConv3d,
+    Precision,
+    choose_precision,
+    make_bf16_safe,
+    tune_cuda,
+)
 
 CONF = Path(__file__).parents[1] / "conf"
 CPU = torch.device("cpu")
@@ -200,3 +206,18 @@ def test_only_float16_is_scaled() -> None:
         False,
         True,
     ]
+
+
+def test_what_holds_for_the_whole_process_is_set_for_a_gpu() -> None:
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32
+    try:
+        cudnn.allow_tf32 = products.allow_tf32 = True
+        tune_cuda(fixed_size=True)
+        assert cudnn.benchmark
+        assert not cudnn.allow_tf32
+        assert not products.allow_tf32
+        tune_cuda(fixed_size=False)
+        assert not cudnn.benchmark, "nearly every batch of native clips would be timed anew"
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32 = before
