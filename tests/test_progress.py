@@ -58,7 +58,7 @@ ROW: EpochRow = {
 
 
 def test_the_line_of_an_epoch_has_what_matters() -> None:
-    history = [{"epoch": 0}, {"epoch": 1}, ROW]
+    history: list[EpochRow] = [{"epoch": 0}, {"epoch": 1}, ROW]
     assert epoch_line(4, history, 30, best=2) == (
         "fold 4  epoch 3/30  train loss 0.5123  validation loss 0.6000  ROC-AUC 0.750  "
         "macro-F1 0.700  learning rate 1.00e-04  123 clips/s  best so far"
@@ -67,7 +67,7 @@ def test_the_line_of_an_epoch_has_what_matters() -> None:
 
 
 def test_what_is_undefined_is_left_out() -> None:
-    row = {name: value for name, value in ROW.items() if name != "validation/roc_auc"}
+    row: EpochRow = {name: value for name, value in ROW.items() if name != "validation/roc_auc"}
     assert "ROC-AUC" not in epoch_line(0, [row], 30, best=2)
 
 
