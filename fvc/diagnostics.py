@@ -1,136 +1,293 @@
 """The numbers that are logged after every epoch: what they are called and how they come about."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from fvc.errors import FvcError
+from fvc.validation import roc_auc
 
 SERIES = (
     "train/loss",
+    "train/loss_by_hand",
     "train/accuracy",
+    "train/roc_auc",
+    "train/called_fake",
     "train/grad_norm",
+    "train/update_ratio",
+    "train/logit_min",
+    "train/logit_max",
     "train/logit_mean",
     "train/logit_std",
     "train/logit_unique",
     "train/learning_rate",
     "train/batch_size",
+    "train/micro_batch_size",
+    "train/accumulation",
     "train/clips_per_s",
+    "train/data_wait_share",
+    "train/memory_mib",
     "validation/loss",
     "validation/roc_auc",
     "validation/macro_f1",
+    "validation/called_fake",
+    "validation/logit_std",
 )
-"""Every series of an epoch, in the order in which they are shown."""
+"""Every series of an epoch that is known beforehand, in the order in which they are shown."""
+
+STAGE_SERIES = "train/stage_grad_norm/"
+"""Before the name of each stage of the network that trained: how long its gradient was. Not below
+`train/grad_norm`, which a store that keeps metrics in files could not hold as a folder, too."""
 
 EpochRow = dict[str, float | int]
 """An epoch's number under `epoch`, counted from 0, and its series; an undefined one is absent."""
 
-MEASURED_SERIES = frozenset({"train/clips_per_s"})
+MEASURED_SERIES = frozenset({"train/clips_per_s", "train/data_wait_share", "train/memory_mib"})
 """Series that differ between two equal runs: they are tracked, and in no output of a stage."""
+
+BUNDLE = 64
+"""So many small tensors are put together into one: an allocator gives each at least 512 bytes."""
+
+UPDATE_EVERY = 16
+"""The update of every so many steps is measured: it takes a copy of the weights."""
+
+ByHand = Callable[[Float[np.ndarray, "N"], Float[np.ndarray, "N"]], Float[np.ndarray, "N"]]
+"""The losses of logits and targets, computed in another way than the one that trains."""
+
+
+def repeatable_series(history: Sequence[EpochRow]) -> tuple[str, ...]:
+    """The series that are equal in two equal runs: those known beforehand, then those of stages."""
+    known = [name for name in SERIES if name not in MEASURED_SERIES]
+    stages = {name for row in history for name in row if name.startswith(STAGE_SERIES)}
+    return (*known, *sorted(stages))
+
+
+class Diverged(FvcError):
+    """A number of the training is NaN or infinite."""
+
+
+class _Bundles:
+    """Tensors that are joined along their last dimension; few of them, however many are added."""
+
+    def __init__(self, first: Tensor | None = None) -> None:
+        self._joined: list[Tensor] = [] if first is None else [first]
+        self._new: list[Tensor] = []
+
+    def add(self, tensor: Tensor) -> None:
+        self._new.append(tensor)
+        if len(self._new) == BUNDLE:
+            self._joined.append(torch.cat(self._new, dim=-1))
+            self._new = []
+
+    def whole(self) -> Tensor | None:
+        """All of them on the CPU; those of an earlier process were there already."""
+        parts = [part.cpu() for part in (*self._joined, *self._new)]
+        return torch.cat(parts, dim=-1) if parts else None
 
 
 class Tally:
-    """What the steps of one epoch showed, kept on the device so that no step waits for it."""
+    """What the steps of one epoch showed, kept on the device so that no step waits for it.
+
+    A step that is made again, after the memory was short, is noted when it has
+    succeeded. The clock runs from the beginning, or from `load_state_dict`.
+    """
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._logits: list[Tensor] = []
-        self._labels: list[Tensor] = []
-        self._gradient_norms: list[Tensor] = []
+        self._clips = _Bundles()
+        self._steps = _Bundles()
+        self._stages: tuple[str, ...] | None = None
+        self._num_steps = 0
+        self._update_ratio: Tensor | None = None
+        self._waited_s = 0.0
+        self._earlier_s = 0.0
+        self._started = time.perf_counter()
 
     def add_batch(
-        self, losses: Float[Tensor, "B"], logits: Float[Tensor, "B"], labels: Float[Tensor, "B"]
+        self,
+        losses: Float[Tensor, "B"],
+        logits: Float[Tensor, "B"],
+        targets: Float[Tensor, "B"],
+        labels: Float[Tensor, "B"],
     ) -> None:
-        """Note the loss, logit and label of every clip of a batch."""
-        self._losses.append(losses.detach())
-        self._logits.append(logits.detach())
-        self._labels.append(labels)
+        """Note the loss, logit, target (in [0, 1]) and label of every clip that went through."""
+        # Copied, since the memory of a batch may be used again for the next one.
+        rows = [losses.detach(), logits.detach(), targets.to(logits), labels.to(logits)]
+        self._clips.add(torch.stack(rows).float())
 
-    def add_step(self, gradient_norm: Float[Tensor, ""]) -> None:
-        """Note the norm of an optimizer step's gradient, before it was clipped."""
-        self._gradient_norms.append(gradient_norm.detach())
+    def add_step(self, gradient_norms: Mapping[str, Float[Tensor, ""]], total: Tensor) -> None:
+        """Note the norms of an optimizer step's gradient, before it was clipped.
 
-    def series(self, *, skips_overflow: bool) -> dict[str, float]:
+        Args:
+            gradient_norms: Of each stage of the network that trains; the same
+                stages in all steps of an epoch.
+            total: Of all of them together.
+
+        Raises:
+            ValueError: The stages are others than before.
+        """
+        stages = tuple(gradient_norms)
+        if self._stages not in (None, stages):
+            raise ValueError(f"stages {stages} train after {self._stages} in one epoch")
+        self._stages = stages
+        total = total.detach()
+        ratio = torch.full_like(total, torch.nan)
+        if self._update_ratio is not None:
+            ratio = self._update_ratio.to(total)
+        row = torch.stack([total, ratio, *(norm.detach() for norm in gradient_norms.values())])
+        self._steps.add(row.float()[:, None])
+        self._num_steps += 1
+        self._update_ratio = None
+
+    @contextmanager
+    def watching_update(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Hold the block in which an optimizer changes `weights`; `add_step` comes after it.
+
+        In every `UPDATE_EVERY`th step of the epoch the length of their change
+        is noted as a share of their own.
+        """
+        if self._num_steps % UPDATE_EVERY:
+            yield
+            return
+        before = [weight.detach().clone() for weight in weights]
+        yield
+        for earlier, weight in zip(before, weights, strict=True):
+            earlier.sub_(weight.detach())
+        length = get_total_norm([weight.detach() for weight in weights])
+        self._update_ratio = get_total_norm(before) / length
+
+    def add_wait(self, seconds: float) -> None:
+        """Note how long the next batch was waited for."""
+        self._waited_s += seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, which torch.load takes with weights_only."""
+        return {
+            "clips": self._clips.whole(),
+            "steps": self._steps.whole(),
+            "stages": None if self._stages is None else list(self._stages),
+            "num_steps": self._num_steps,
+            "waited_s": self._waited_s,
+            "seconds": self._seconds(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; the time since then does not count."""
+        self._clips, self._steps = _Bundles(state["clips"]), _Bundles(state["steps"])
+        self._stages = None if state["stages"] is None else tuple(state["stages"])
+        self._num_steps = state["num_steps"]
+        self._update_ratio = None
+        self._waited_s, self._earlier_s = state["waited_s"], state["seconds"]
+        self._started = time.perf_counter()
+
+    @classmethod
+    def gathered(cls, states: Sequence[Mapping[str, Any]]) -> "Tally":
+        """Make one of the states of several processes that trained one network together.
+
+        They saw different clips and the same gradients. The slowest one says how
+        long it took and was waited for. The first one may have gone on with a
+        tally of all, where they were stopped.
+        """
+        clips = [state["clips"] for state in states if state["clips"] is not None]
+        whole = {
+            **states[0],
+            "clips": torch.cat(clips, dim=-1) if clips else None,
+            "waited_s": max(state["waited_s"] for state in states),
+            "seconds": max(state["seconds"] for state in states),
+        }
+        tally = cls()
+        tally.load_state_dict(whole)
+        return tally
+
+    def series(self, *, by_hand: ByHand, skips_overflow: bool) -> dict[str, float]:
         """Summarise the epoch.
 
         `train/logit_unique` is the number of distinct logits: a network that
-        has collapsed gives one for all clips.
+        has collapsed gives one for all clips. `train/roc_auc` is left out where
+        all clips are of one class.
 
         Args:
+            by_hand: Gives `train/loss_by_hand`.
             skips_overflow: Steps with infinite gradients were not made, as a
-                loss scaler has it, and do not enter `train/grad_norm`; it is
-                left out where no step was made.
+                loss scaler has it, and enter neither the norms nor
+                `train/update_ratio`; those are left out where no step was made.
 
         Raises:
-            ValueError: Nothing was added.
+            ValueError: No batch was added, or no step.
         """
-        if not self._losses:
-            raise ValueError("an epoch without a batch has no series")
-        losses, logits = torch.cat(self._losses).double(), torch.cat(self._logits).double()
-        correct = (logits >= 0) == (torch.cat(self._labels) == 1)
-        norms = torch.stack(self._gradient_norms).double()
-        if skips_overflow:
-            norms = norms[norms.isfinite()]
+        clips, steps = self._clips.whole(), self._steps.whole()
+        if clips is None or steps is None:
+            raise ValueError("an epoch without a batch and a step has no series")
+        seconds = self._seconds()
+        losses, logits, targets, labels = clips.double().numpy()
+        called_fake = logits >= 0
         series = {
-            "train/loss": losses.mean().item(),
-            "train/accuracy": correct.double().mean().item(),
-            "train/grad_norm": norms.mean().item(),
-            "train/logit_mean": logits.mean().item(),
-            "train/logit_std": logits.std(correction=0).item(),
-            "train/logit_unique": float(len(set(logits.tolist()))),
+            "train/loss": float(losses.mean()),
+            "train/loss_by_hand": float(by_hand(logits, targets).mean()),
+            "train/accuracy": float((called_fake == (labels == 1)).mean()),
+            "train/called_fake": float(called_fake.mean()),
+            "train/logit_min": float(logits.min()),
+            "train/logit_max": float(logits.max()),
+            "train/logit_mean": float(logits.mean()),
+            "train/logit_std": float(logits.std()),
+            "train/logit_unique": float(len(np.unique(logits))),
+            **self._step_series(steps.double().numpy(), skips_overflow=skips_overflow),
+            "train/clips_per_s": len(losses) / max(seconds, 1e-9),
+            "train/data_wait_share": self._waited_s / max(seconds, 1e-9),
         }
-        if not len(norms):
-            del series["train/grad_norm"]
+        if 0 < labels.sum() < len(labels):
+            series["train/roc_auc"] = roc_auc(logits, labels)
+        known = [name for name in SERIES if name in series]
+        return {name: series[name] for name in dict.fromkeys([*known, *series])}
+
+    def _step_series(
+        self, steps: Float[np.ndarray, "S N"], *, skips_overflow: bool
+    ) -> dict[str, float]:
+        if skips_overflow:
+            steps = steps[:, np.isfinite(steps[0])]
+        total, ratios, *stages = steps
+        ratios = ratios[~np.isnan(ratios)]
+        series = {"train/update_ratio": float(ratios.mean())} if len(ratios) else {}
+        if len(total):
+            series["train/grad_norm"] = float(total.mean())
+            for name, norms in zip(self._stages or (), stages, strict=True):
+                series[STAGE_SERIES + name] = float(norms.mean())
         return series
+
+    def _seconds(self) -> float:
+        return self._earlier_s + time.perf_counter() - self._started
+
+
+def gradient_norms(
+    stages: Mapping[str, Sequence[Tensor]],
+) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, ""]]:
+    """The length of the gradient of each stage, and of all of them together.
+
+    Args:
+        stages: The weights that train, by stage. One without a gradient counts
+            as one of 0.
+    """
+    norms = {}
+    for name, weights in stages.items():
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        norms[name] = get_total_norm(gradients) if gradients else torch.zeros_like(weights[0]).sum()
+    return norms, torch.linalg.vector_norm(torch.stack(list(norms.values())))
 
 
 def require_finite(series: Mapping[str, float], epoch: int) -> None:
     """Refuse an epoch in which training went astray.
 
     Raises:
-        FvcError: A number is NaN or infinite.
+        Diverged: A number is NaN or infinite.
     """
     for name, value in series.items():
         if not math.isfinite(value):
             remedy = "Lower train.learning_rate, or set train.mixed_precision to false"
-            raise FvcError(f"epoch {epoch}", f"{name} is {value}, training diverged", remedy)
-
-
-def validation_series(
-    logits: Float[np.ndarray, "V"], labels: Int[np.ndarray, "V"]
-) -> dict[str, float]:
-    """Score the logits of videos, of which 1 is fake, with the threshold at probability 0.5.
-
-    Where all videos are of one class, only the loss has a meaning: the other
-    two series are then left out.
-
-    Raises:
-        ValueError: There is no video.
-    """
-    if not len(logits):
-        raise ValueError("there is no video to validate with")
-    # The logarithm of 1 + exp(x), without overflow.
-    losses = np.logaddexp(0, logits) - labels * logits
-    series = {"validation/loss": float(losses.mean())}
-    if len(np.unique(labels)) == 2:
-        series["validation/roc_auc"] = _roc_auc(logits[labels == 1], logits[labels == 0])
-        series["validation/macro_f1"] = _macro_f1(logits >= 0, labels == 1)
-    return series
-
-
-def _roc_auc(fake: Float[np.ndarray, "F"], real: Float[np.ndarray, "R"]) -> float:
-    # The share of pairs in the right order, a tie counting half (Mann-Whitney).
-    order = np.sign(fake[:, None] - real[None, :])
-    return float((order.mean() + 1) / 2)
-
-
-def _macro_f1(called_fake: np.ndarray, is_fake: np.ndarray) -> float:
-    scores = []
-    for called, actual in ((called_fake, is_fake), (~called_fake, ~is_fake)):
-        hits = (called & actual).sum()
-        scores.append(2 * hits / (called.sum() + actual.sum()))
-    return float(np.mean(scores))
+            raise Diverged(f"epoch {epoch}", f"{name} is {value}, training diverged", remedy)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fvc.diagnostics import validation_series
 from fvc.errors import FvcError
 from fvc.fold_videos import PARTS
 from fvc.records import PREDICTIONS, part_in
+from fvc.validation import validation_series
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -64,7 +64,8 @@ def read_history(source: Path, remedy: str) -> pl.DataFrame:
     if not source.is_file():
         raise FvcError(source, "is missing", remedy)
     try:
-        history = pl.read_csv(source)
+        # A stage of the network that trains late has no numbers before.
+        history = pl.read_csv(source, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         raise FvcError(source, f"cannot be read ({error})", remedy) from error
     missing = [name for name in HISTORY_COLUMNS if name not in history.columns]

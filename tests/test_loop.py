@@ -20,13 +20,14 @@ from small_training import (
 
 from fvc.batches import Batch
 from fvc.config import ModelConfig
-from fvc.diagnostics import EpochRow, validation_series
+from fvc.diagnostics import EpochRow
 from fvc.errors import FvcError
 from fvc.loop import FitResult
 from fvc.networks import ClipClassifier, build_network
 from fvc.precision import Precision
 from fvc.predict import video_logits
 from fvc.resuming import best_epoch, is_finished
+from fvc.validation import validation_series
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from source_tree import ROOT
-from torch import nn
+from torch import Tensor, nn
 
 from fvc import networks, tracking
 from fvc.clip_files import save_clips
@@ -24,11 +25,25 @@ from fvc.records import FOLDS, PREDICTIONS
 from fvc.stages import train
 from fvc.tracking.store import experiment_id
 
-SERIES = {
-    *("train/loss", "train/accuracy", "train/grad_norm", "train/logit_mean", "train/logit_std"),
-    *("train/logit_unique", "train/learning_rate", "train/batch_size", "train/clips_per_s"),
-    *("validation/loss", "validation/roc_auc", "validation/macro_f1"),
+CHOSEN = {
+    *("train/learning_rate", "train/batch_size", "train/micro_batch_size", "train/accumulation"),
 }
+MEASURED = {"train/clips_per_s", "train/data_wait_share", "train/memory_mib"}
+SERIES = CHOSEN | {
+    *("train/loss", "train/loss_by_hand", "train/accuracy", "train/roc_auc", "train/called_fake"),
+    *("train/grad_norm", "train/update_ratio", "train/logit_min", "train/logit_max"),
+    *("train/logit_mean", "train/logit_std", "train/logit_unique"),
+    *("validation/loss", "validation/roc_auc", "validation/macro_f1"),
+    *("validation/called_fake", "validation/logit_std"),
+}
+
+
+class Breaking(nn.Conv3d):
+    """Its third batch, which is in the second epoch, is no number any more."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        self.batches = getattr(self, "batches", 0) + self.training
+        return super().forward(pixels) * (torch.nan if self.batches > 2 else 1.0)
 
 
 class Corpus:
@@ -114,11 +129,17 @@ def test_a_fold_leaves_its_outputs_and_one_run(corpus: Corpus, store: MlflowClie
         ("validation", 4),
     ]
     history = pl.read_csv(model / "history.csv")
-    assert set(history.columns) == {"epoch"} | SERIES - {"train/clips_per_s"}
+    assert set(history.columns) > {"epoch"} | SERIES, "a series is lost"
+    assert not set(history.columns) & MEASURED, "equal trainings would give other outputs"
+    stages = [name for name in history.columns if name.startswith("train/stage_grad_norm/")]
+    assert stages
+    assert all(history[name].null_count() == 0 for name in {*SERIES, *stages})
     [run] = fold_runs(store)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "fold 0"
-    assert run.data.metrics.keys() >= SERIES | {"test/roc_auc", "test/macro_f1", "test/accuracy"}
+    results = {"test/roc_auc", "test/macro_f1", "test/accuracy"}
+    assert run.data.metrics.keys() >= SERIES | MEASURED | results | set(stages)
+    assert not [name for name in run.data.tags if name.startswith("fvc.warning")]
     assert run.data.params["train.learning_rate"] == str(corpus.params.train.learning_rate)
     assert run.data.tags.keys() >= {
         *("fvc.fold", "fvc.weights_sha256", "fvc.network", "fvc.params_sha256"),
@@ -129,6 +150,7 @@ def test_a_fold_leaves_its_outputs_and_one_run(corpus: Corpus, store: MlflowClie
     files = {file.path for file in store.list_artifacts(run.info.run_id)}
     assert files >= names | {
         *("checkpoint.pt", "confusion_matrix.png", "learning_curves.png", "metrics.jsonl"),
+        "train.log",
     }
 
 
@@ -144,6 +166,41 @@ def test_trained_again_it_is_the_same_bytes_and_the_same_run(
     for checkpoint in (corpus.root / "checkpoints" / "0").iterdir():
         checkpoint.unlink()
     assert contents(corpus.train(0, "anew")) == first, "two trainings from scratch differ"
+
+
+def log_of(client: MlflowClient, run: Run) -> str:
+    return Path(client.download_artifacts(run.info.run_id, "train.log")).read_text("utf-8")
+
+
+def test_the_log_goes_with_the_run_and_is_in_no_output(
+    corpus: Corpus, store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.train(0)
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fold 0")]
+    assert [line.split("  ")[1] for line in shown] == ["epoch 1/2", "epoch 2/2"]
+    [run] = fold_runs(store)
+    first = log_of(store, run)
+    assert all(line in first for line in shown)
+    corpus.train(0, "again")
+    assert log_of(store, run).startswith(first), "a resumed training loses its log"
+    assert first in (corpus.root / "checkpoints" / "0" / "train.log").read_text("utf-8")
+
+
+def test_a_training_that_diverges_keeps_its_checkpoint_and_says_so(
+    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(networks.FEATURES, "r3d_18", lambda _: Breaking(3, 512, 3, padding=1))
+    corpus.params = replace(corpus.params, train=replace(corpus.params.train, batch_size=4))
+    with pytest.raises(FvcError, match="training diverged"):
+        corpus.train(0)
+    [run] = fold_runs(store)
+    assert run.info.status == "FAILED"
+    text = run.data.tags["fvc.warning.nan"]
+    log = log_of(store, run)
+    assert f"WARNING fvc.reporting: nan: {text}" in log
+    assert "ERROR fvc.training_log: epoch" in log
+    kept = [path.name for path in (corpus.root / "checkpoints" / "0").glob("epoch-*.pt")]
+    assert kept, f"no good checkpoint is left: {text}"
 
 
 def test_other_clips_are_trained_on_anew(corpus: Corpus, store: MlflowClient) -> None:

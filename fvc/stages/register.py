@@ -21,7 +21,6 @@ from fvc import serving, tracking
 from fvc.calibration import Calibration, judge
 from fvc.clip_files import read_key
 from fvc.config import Params, load_params
-from fvc.diagnostics import validation_series
 from fvc.errors import FvcError
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
 from fvc.fold_videos import LABELS, video_clips
@@ -33,6 +32,7 @@ from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.seeding import generator_for
 from fvc.tracking.store import connect
+from fvc.validation import validation_series
 
 NAME = "fvc"
 LOCKED = "locked.parquet"

@@ -1,7 +1,6 @@
 """Fit one network on one fold, and score the fold's videos with it."""
 
 import json
-import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from fvc import plots, tracking
 from fvc.clip_files import read_key
 from fvc.config import Params, load_params
 from fvc.dataset import Augmentation, ClipDataset
-from fvc.diagnostics import MEASURED_SERIES, SERIES, EpochRow, validation_series
+from fvc.diagnostics import EpochRow, repeatable_series
 from fvc.errors import FvcError
 from fvc.files import read_json, replacing, sha256_of, sha256_of_file
 from fvc.fold_outputs import final_results
@@ -27,7 +26,11 @@ from fvc.precision import choose_precision
 from fvc.predict import probability_fake, video_logits
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
+from fvc.reporting import reporting
+from fvc.resuming import best_epoch
 from fvc.seeding import seed_for
+from fvc.training_log import LOG, training_log
+from fvc.validation import validation_series
 
 Parts = Mapping[str, Mapping[str, int]]
 """Labels (1 is fake) by video id, for `train`, `validation` and `test`."""
@@ -47,6 +50,7 @@ CODE = (
         "transforms/platforms.py",
         "transforms/timing.py",
     ),
+    "validation.py",
 )
 """The modules behind trained weights: a checkpoint of other code is not resumed."""
 
@@ -147,8 +151,7 @@ def score_fold(network: ClipClassifier, parts: Parts, *, fold: int, clips: Path)
 
 def history_frame(history: Sequence[EpochRow]) -> pl.DataFrame:
     """One row per epoch with every series that is equal in two equal runs."""
-    names = [name for name in SERIES if name not in MEASURED_SERIES]
-    schema = {"epoch": pl.Int64(), **dict.fromkeys(names, pl.Float64())}
+    schema = {"epoch": pl.Int64(), **dict.fromkeys(repeatable_series(history), pl.Float64())}
     return pl.DataFrame([{name: row.get(name) for name in schema} for row in history], schema)
 
 
@@ -230,12 +233,17 @@ def run(
         folds_sha256=folds_sha256(table),
     )
     binding = binding_of(identity, parts, fold=fold, clips=clips, augmented=augmented)
-    with tracking.fold_run(identity, fold, table, binding=binding, runs=runs) as tracked:
-
-        def on_epoch(history: Sequence[EpochRow]) -> None:
-            sys.stderr.write(progress(fold, history[-1], params.train.epochs))
-            tracked.log_history(history)
-
+    with (
+        tracking.fold_run(identity, fold, table, binding=binding, runs=runs) as tracked,
+        training_log(checkpoints / LOG, tracked.run_id, tracked.log_file),
+        reporting(
+            tracked,
+            fold,
+            params.train,
+            best_of=best_epoch,
+            clips_per_step=params.train.batch_size,
+        ) as reporter,
+    ):
         network, result = train_fold(
             params,
             parts,
@@ -244,18 +252,11 @@ def run(
             augmented=augmented,
             checkpoints=checkpoints,
             binding=binding,
-            on_epoch=on_epoch,
+            on_epoch=reporter.on_epoch,
         )
         predictions = score_fold(network, parts, fold=fold, clips=clips)
         write_outputs(model, network, params, predictions, result.history)
         track(tracked, fold, model, result, checkpoints)
-
-
-def progress(fold: int, row: EpochRow, epochs: int) -> str:
-    """One line for people."""
-    shown = ("train/loss", "validation/loss", "validation/roc_auc", "train/clips_per_s")
-    values = "  ".join(f"{name} {row[name]:.3g}" for name in shown if name in row)
-    return f"fold {fold}  epoch {row['epoch'] + 1:.0f}/{epochs}  {values}\n"
 
 
 def main(argv: Sequence[str]) -> None:

@@ -122,17 +122,18 @@ class OpenRun:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client = client
         self.run_id = run_id
+        self._steps: dict[str, set[int]] = {}
 
     def log_history(self, history: Sequence[Mapping[str, float | int]]) -> None:
         """Log the epochs that the run lacks; each row has an `epoch` and its series.
 
-        MLflow keeps a step logged twice twice, so what is there is asked for.
+        MLflow keeps a step logged twice twice, so what is there is asked for:
+        once, since nobody else writes to the run.
         """
-        series = {name for row in history for name in row if name != "epoch"}
-        known = {
-            name: {point.step for point in self.client.get_metric_history(self.run_id, name)}
-            for name in series
-        }
+        known = self._steps
+        for name in {name for row in history for name in row if name != "epoch"} - known.keys():
+            points = self.client.get_metric_history(self.run_id, name)
+            known[name] = {point.step for point in points}
         time_ms = _now_ms()
         missing = [
             Metric(name, value, time_ms, int(row["epoch"]))
@@ -141,7 +142,10 @@ class OpenRun:
             if name != "epoch" and int(row["epoch"]) not in known[name]
         ]
         for first in range(0, len(missing), BATCH_SIZE):
-            self.client.log_batch(self.run_id, metrics=missing[first : first + BATCH_SIZE])
+            batch = missing[first : first + BATCH_SIZE]
+            self.client.log_batch(self.run_id, metrics=batch)
+            for metric in batch:
+                known[metric.key].add(metric.step)
 
     def log_results(self, metrics: Mapping[str, float | int]) -> None:
         """Log final metrics, unless the run has those values already."""
@@ -161,6 +165,10 @@ class OpenRun:
             link = Path(scratch) / (name or source.name)
             link.symlink_to(source.resolve())
             self.client.log_artifact(self.run_id, str(link), folder)
+
+    def tags(self) -> dict[str, str]:
+        """All tags of the run, as they are now."""
+        return dict(self.client.get_run(self.run_id).data.tags)
 
     def set_tag(self, name: str, value: str) -> None:
         """Set or replace a tag."""
