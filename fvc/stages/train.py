@@ -209,8 +209,11 @@ def run(
     model: Path,
     checkpoints: Path,
     runs: Path,
+    alone: bool = False,
 ) -> None:
     """Train, score and track one fold; killed and started again, it goes on where it was.
+
+    `alone`, its run is no part of a cross-validation.
 
     Raises:
         FvcError: There is no such fold, an input is missing, or training diverged.
@@ -230,7 +233,9 @@ def run(
         folds_sha256=folds_sha256(table),
     )
     binding = binding_of(identity, parts, fold=fold, clips=clips, augmented=augmented)
-    with tracking.fold_run(identity, fold, table, binding=binding, runs=runs) as tracked:
+    with tracking.fold_run(
+        identity, fold, table, binding=binding, runs=runs, alone=alone
+    ) as tracked:
 
         def on_epoch(history: Sequence[EpochRow]) -> None:
             sys.stderr.write(progress(fold, history[-1], params.train.epochs))
@@ -260,8 +265,16 @@ def progress(fold: int, row: EpochRow, epochs: int) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Run the stage from the command line."""
-    parser = ArgumentParser(prog="fvc train", description=__doc__)
+    # No abbreviations: what a --set changes decides, before this, where the others point.
+    parser = ArgumentParser(prog="fvc train", description=__doc__, allow_abbrev=False)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a value that params.yaml has not; DVC's folds stay as they are",
+    )
     parser.add_argument("--fold", type=int, required=True, help="the fold that tests the network")
     parser.add_argument("--clips", type=Path, required=True, help="read: clips of every video")
     parser.add_argument("--clips-summary", type=Path, required=True, help="read: what they are of")
@@ -271,4 +284,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--checkpoints", type=Path, required=True, help="kept: to resume from")
     parser.add_argument("--runs", type=Path, required=True, help="kept: the unfinished run's id")
     args = vars(parser.parse_args(argv))
-    run(load_params(args.pop("params")), **args)
+    source, overrides = args.pop("params"), args.pop("set")
+    params = load_params(source, overrides)
+    run(params, **args, alone=params != load_params(source))
