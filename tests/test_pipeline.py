@@ -181,9 +181,12 @@ def test_the_project_has_an_entry_point_for_each_stage() -> None:
     assert set(project["entry_points"]) == {"main", "predict", *STAGES}
 
 
+PROJECT = load_project(ROOT)  # type: ignore[no-untyped-call]
+
+
 def project_command(**given: str) -> list[str]:
     """The words of the command that `mlflow run . -e train -P ...` runs."""
-    entry = load_project(ROOT).get_entry_point("train")
+    entry = PROJECT.get_entry_point("train")
     return shlex.split(entry.compute_command(given, storage_dir=None))
 
 
@@ -205,7 +208,7 @@ def test_a_project_run_is_what_params_say_unless_told_otherwise() -> None:
 
 
 def test_every_parameter_of_the_project_reaches_the_training() -> None:
-    parameters = load_project(ROOT).get_entry_point("train").parameters
+    parameters = PROJECT.get_entry_point("train").parameters
     command = project_command(**{name: f"<{name}>" for name in parameters})
     for name in parameters:
         used = [word for word in command if word.endswith(f"<{name}>")]
