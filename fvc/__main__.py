@@ -8,19 +8,30 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
 from fvc import process, stages
+from fvc.config import as_overrides, differences, load_params
 from fvc.errors import FvcError
+from fvc.files import sha256_of
 
 PIPELINE = Path("dvc.yaml")
 LOCKS = Path("work/locks")
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What may happen to any stage wherever it writes."""
+SETTABLE: Mapping[str, Mapping[str, str]] = {
+    "train": {"--model": "model", "--checkpoints": "checkpoints", "--runs": "."}
+}
+"""Stages that take --set: the flags of what they write, and what that is called in a folder apart.
+Such a stage has --runs, below which these folders lie."""
+MADE_BEFORE = ("extract", "index", "split", "clips", "augment")
+"""Sections that earlier stages have read, into files that a stage with --set reads as they are."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,16 +65,21 @@ def _run(command: str, flags: list[str]) -> int:
     started = time.monotonic()
     process.end_with_parent()
     planned = stage_commands(PIPELINE).get(command)
-    filled = flags if planned is None else [*planned_flags(command, planned, flags), *flags]
+    helps = "-h" in flags or "--help" in flags
+    filled = [] if planned is None else planned_flags(command, planned, flags)
     fold = [number for number in _fold(flags) if number.isdecimal()]
     # A project run writes to folders of its own, and disturbs nobody.
     project_run = [os.environ["MLFLOW_RUN_ID"]] if "MLFLOW_RUN_ID" in os.environ else []
     name = "@".join([command, *fold])
-    lock = "@".join([name, *project_run])
-    helps = "-h" in flags or "--help" in flags
-    with nullcontext() if planned is None or helps else process.only_one(lock, LOCKS):
-        importlib.import_module(f"fvc.stages.{command}").main(filled)
-    if planned is not None:
+    apart = None if planned is None or helps else folder_apart(command, filled, flags)
+    filled += flags_apart(command, apart / "".join(fold)) if apart else []
+    lock = "@".join([name, *project_run, *([apart.name] if apart else [])])
+    # Processes that torchrun started do one piece of work together, and the first one holds it.
+    speaks = process.is_first_rank()
+    alone = planned is not None and not helps and speaks
+    with process.only_one(lock, LOCKS) if alone else nullcontext():
+        importlib.import_module(f"fvc.stages.{command}").main([*filled, *flags])
+    if planned is not None and speaks:
         sys.stderr.write(f"fvc {name} took {time.monotonic() - started:.1f} s\n")
     return 0
 
@@ -101,6 +117,46 @@ def planned_flags(command: str, planned: str, given: Sequence[str]) -> list[str]
         raise FvcError(f"fvc {command}", "needs a fold", "Add --fold, for example '--fold 0'")
     words = shlex.split(re.sub(r"\$\{item\.fold\}", "".join(fold), planned))
     return words[words.index(command) + 1 :]
+
+
+def folder_apart(command: str, planned: Sequence[str], given: Sequence[str]) -> Path | None:
+    """Where a stage whose parameters --set changes writes: DVC's outputs are of params.yaml.
+
+    The folder's name follows from the parameters, so the same command goes on
+    where it was. One line says what differs, and where the folder is unless the
+    user has named others.
+
+    Returns:
+        None where nothing differs from params.yaml.
+
+    Raises:
+        FvcError: The parameters are not valid.
+    """
+    if command not in SETTABLE:
+        return None
+    parser = ArgumentParser(prog=f"fvc {command}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--runs", type=Path, required=True)
+    args, _ = parser.parse_known_args([*planned, *given])
+    changed, written = load_params(args.params, args.set), load_params(args.params)
+    if changed == written:
+        return None
+    folder: Path = args.runs / sha256_of(asdict(changed))[:12]
+    settings = differences(changed, asdict(written))
+    line = f"fvc {command}: with {as_overrides(settings)}, unlike {args.params}"
+    named = any(word.split("=")[0] in SETTABLE[command] for word in given)
+    line += "" if named else f", below {folder}"
+    if any(key.split(".")[0] in MADE_BEFORE for key in settings):
+        line += "; what earlier stages made stays as it is"
+    if process.is_first_rank():
+        sys.stderr.write(f"{line}\n")
+    return folder
+
+
+def flags_apart(command: str, folder: Path) -> list[str]:
+    """The flags that make a stage write below a folder of its own, not where dvc.yaml says."""
+    return [word for flag, name in SETTABLE[command].items() for word in (flag, str(folder / name))]
 
 
 def _fold(flags: Sequence[str]) -> list[str]:

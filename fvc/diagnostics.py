@@ -191,19 +191,20 @@ class Tally:
     def gathered(cls, states: Sequence[Mapping[str, Any]]) -> "Tally":
         """Make one of the states of several processes that trained one network together.
 
-        They saw different clips and the same gradients. The slowest one says how
-        long it took and was waited for. The first one may have gone on with a
-        tally of all, where they were stopped.
+        They saw different clips and the same gradients; the slowest one says how
+        long it took. After an interruption the first holds what all of them
+        saw before it.
         """
         clips = [state["clips"] for state in states if state["clips"] is not None]
-        whole = {
-            **states[0],
-            "clips": torch.cat(clips, dim=-1) if clips else None,
-            "waited_s": max(state["waited_s"] for state in states),
-            "seconds": max(state["seconds"] for state in states),
-        }
         tally = cls()
-        tally.load_state_dict(whole)
+        tally.load_state_dict(
+            {
+                **states[0],
+                "clips": torch.cat(clips, dim=-1) if clips else None,
+                "waited_s": float(np.mean([state["waited_s"] for state in states])),
+                "seconds": max(state["seconds"] for state in states),
+            }
+        )
         return tally
 
     def series(self, *, by_hand: ByHand, skips_overflow: bool) -> dict[str, float]:

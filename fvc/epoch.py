@@ -15,6 +15,7 @@ from fvc.training import Training
 
 Item = TypeVar("Item")
 
+
 @runtime_checkable
 class Loader(Protocol):
     """What gives the batches of every epoch."""

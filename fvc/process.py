@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,18 @@ from fvc.errors import FvcError
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "env"}
 PR_SET_PDEATHSIG = 1
 POLL_S = 1.0
+GRACE_S = 15.0
+"""From being asked to end, because what started it is gone, to being made to."""
+TOGETHER_S = 2.0
+"""SIGTERMs so close after the first are the same request: a cluster signals every process of a
+job, a launcher passes that on, and the death of a parent brings one more."""
+LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
+"""What torchrun tells each process that it starts."""
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for all those that torchrun started, or is the only one."""
+    return not os.environ.keys() >= LAUNCHED or int(os.environ["RANK"]) == 0
 
 
 @contextmanager
@@ -52,8 +64,13 @@ def end_with_parent() -> None:
     The kernel's parent-death signal (Linux, prctl(2)) covers the direct
     parent. DVC and MLflow put a shell between themselves and the stage, which
     would survive them, so a thread also watches every ancestor up to the
-    first that is no shell.
+    first that is no shell. Where SIGTERM does not end the process within
+    GRACE_S, because of `stop_on_sigterm` or a long call into native code,
+    SIGKILL does.
     """
+    # A batch job may shield what it starts by ignoring SIGTERM, which would be inherited.
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     ancestors = []
@@ -68,3 +85,35 @@ def _watch(ancestors: list[psutil.Process]) -> None:
     while all(ancestor.is_running() for ancestor in ancestors):
         time.sleep(POLL_S)
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
+    """Let the block end its work when SIGTERM comes, in place of being ended by it.
+
+    It is given a function that says whether the signal has come. Those that
+    follow within TOGETHER_S are taken for the same request; a later one ends
+    the process at once. After the block, the handler from before is back.
+
+    Only the main thread of a process receives signals. In another one the
+    function always says no, and SIGTERM does what it did before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked_at: list[float] = []
+
+    def on_signal(*_: object) -> None:
+        asked_at.append(time.monotonic())
+        if asked_at[-1] - asked_at[0] > TOGETHER_S:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    former = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield lambda: bool(asked_at)
+    finally:
+        # None: a handler that Python did not install, and cannot put back.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if former is None else former)

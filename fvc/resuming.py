@@ -20,7 +20,6 @@ from fvc.errors import FvcError
 from fvc.files import read_json, write_json
 from fvc.training import Training
 
-
 NOTE = "micro_batch.json"
 
 

@@ -1,6 +1,6 @@
 """What changes while a network is trained, in one place: it can be stopped, saved and resumed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
-from fvc.config import Params, check_params, load_params
+from fvc.config import (
+    AS_WRITTEN,
+    Params,
+    as_overrides,
+    check_params,
+    differences,
+    load_params,
+)
 from fvc.errors import FvcError
 
 ROOT = Path(__file__).parents[1]
@@ -166,3 +173,60 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
         load_params(source)
     assert "\n" not in str(raised.value)
     assert "params.yaml" in str(raised.value)
+
+
+def test_a_flag_reaches_every_kind_of_parameter() -> None:
+    overrides = ["seed=7", "train.loss=focal", "train.learning_rate=5.0e-4", "split.folds=[0,1]"]
+    overrides += ["augment.flip.probability=0", "train.mixed_precision=false"]
+    overrides += ["augment.drop={probability: 0.1, max_share: 0.5}"]
+    overrides += ["train.epochs=9", "train.epochs=2"]
+    params = load_params(ROOT / "params.yaml", overrides)
+    assert (params.seed, params.train.loss, params.train.learning_rate) == (7, "focal", 5e-4)
+    assert (params.split.folds, params.augment.flip.probability) == ((0, 1), 0)
+    assert (params.augment.drop.max_share, params.train.mixed_precision) == (0.5, False)
+    assert params.train.epochs == 2, "the first of two values counts"
+
+
+def test_a_flag_that_changes_nothing_gives_equal_parameters() -> None:
+    written = load_params(ROOT / "params.yaml")
+    same = [f"train.epochs={written.train.epochs}", f"train.learning_rate={AS_WRITTEN}"]
+    assert load_params(ROOT / "params.yaml", same) == written
+    taken_back = ["train.epochs=99", f"train.epochs={AS_WRITTEN}"]
+    assert load_params(ROOT / "params.yaml", taken_back) == written
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.epoch=1", r"--set train\.epoch: there is no such .* Did you mean train\.epochs"),
+        ("epochs.train.x=1", "--set epochs.train.x: there is no such parameter"),
+        ("seed.x=1", "--set seed.x: there is no such parameter"),
+        ("split.folds.0=1", "--set split.folds.0: there is no such parameter"),
+        (f"train.momentum={AS_WRITTEN}", "--set train.momentum: there is no such parameter"),
+        ("=1", "--set : there is no such parameter"),
+        ("train.epochs", "--set train.epochs: has no value. Write --set section.key=value"),
+        ("train.epochs=[", r"--set train.epochs: '\[' is no valid YAML"),
+        ("train.epochs=", r"params.yaml with train.epochs=: train.epochs: .*valid integer"),
+        ("train.epochs=0", "params.yaml with train.epochs=0: train: epochs is 0, below 1"),
+        ("train.learning_rate=1e-3", r"learning_rate: .*not the text '1e-3' \(write 1.0e-3"),
+        ("train.loss=hinge", "train.loss: .*'focal'"),
+        ("train=5", "params.yaml with train=5: train: "),
+    ],
+)
+def test_a_wrong_flag_is_one_line_that_names_it(override: str, said: str) -> None:
+    with pytest.raises(FvcError, match=said) as raised:
+        load_params(ROOT / "params.yaml", [override])
+    assert "\n" not in str(raised.value)
+
+
+def test_differences_are_flags_that_make_them(content: dict[str, Any]) -> None:
+    changes = ["train.learning_rate=1.0e-05", "split.folds=[0,1]", "augment.flip.probability=0.0"]
+    changes += ["model.pretrained=none of these", "train.mixed_precision=false"]
+    changed = load_params(ROOT / "params.yaml", changes)
+    found = differences(changed, content)
+    text = [as_overrides({name: value}) for name, value in found.items()]
+    assert sorted(text) == sorted(changes)
+    assert load_params(ROOT / "params.yaml", text) == changed
+    assert not differences(load_params(ROOT / "params.yaml"), content)
+    del content["train"]["epochs"]
+    assert as_overrides(differences(load_params(ROOT / "params.yaml"), content)) == "train.epochs=5"

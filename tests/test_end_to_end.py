@@ -159,6 +159,23 @@ def test_one_fold_as_a_project_run(clone: Clone) -> None:
     assert "up to date" in clone.must("dvc", "status"), "the pipeline's own outputs changed"
     same = [run for run in before.values() if run.data.tags.get("fvc.fold") == "3"]
     assert added.data.tags["fvc.weights_sha256"] == same[0].data.tags["fvc.weights_sha256"]
+    assert added.data.tags["fvc.changed"] == "none"
+
+
+def test_one_fold_with_other_parameters_as_a_project_run(clone: Clone) -> None:
+    before = clone.runs()
+    clone.must(
+        *("mlflow", "run", ".", "-e", "train", "-P", "fold=3", "-P", "epochs=1"),
+        *("-P", "loss=focal", "--env-manager=local", "--experiment-name", "fvc"),
+    )
+    [added] = [run for key, run in clone.runs().items() if key not in before]
+    assert added.info.status == "FINISHED"
+    assert (added.data.params["train.epochs"], added.data.params["train.loss"]) == ("1", "focal")
+    assert (added.data.params["seed"], added.data.params["fvc.seed"]) == ("params.yaml", "0")
+    assert added.data.tags["fvc.changed"] == "train.loss=focal train.epochs=1"
+    steps = clone.store.get_metric_history(added.info.run_id, "train/loss")
+    assert [point.step for point in steps] == [0]
+    assert "up to date" in clone.must("dvc", "status"), "the pipeline's own outputs changed"
 
 
 def test_the_whole_pipeline_as_a_project_run(clone: Clone) -> None:
@@ -186,7 +203,8 @@ def test_experiments_share_the_store(clone: Clone) -> None:
     before = clone.runs()
     quick = ("-S", "train.epochs=1", "-S", "split.folds=[0,1,2]")
     clone.must("dvc", "exp", "run", *quick, "-S", "train.learning_rate=5.0e-4")
-    clone.must("dvc", "exp", "run", "--queue", *quick, "-S", "train.learning_rate=2.0e-4")
+    sweep = ("-S", "train.learning_rate=2.0e-4", "-S", "train.loss=focal")
+    clone.must("dvc", "exp", "run", "--queue", *quick, *sweep)
     # Not through `must`: the worker that it leaves behind would hold the pipes open.
     subprocess.run(
         ("dvc", "queue", "start"),
@@ -202,12 +220,25 @@ def test_experiments_share_the_store(clone: Clone) -> None:
         assert time.monotonic() < deadline, said
         time.sleep(2)
     clone.must("dvc", "queue", "stop")
-    rates = {
-        run.data.params["train.learning_rate"]
-        for key, run in clone.runs().items()
-        if key not in before and run.data.tags.get("fvc.kind") == "cross-validation"
+    added = [run for key, run in clone.runs().items() if key not in before]
+    parents = [run for run in added if run.data.tags["fvc.kind"] == "cross-validation"]
+    told_apart = {
+        run.data.tags["fvc.changed"]: (
+            run.data.params["train.loss"],
+            run.data.params["train.learning_rate"],
+        )
+        for run in parents
     }
-    assert rates == {"0.0005", "0.0002"}
+    always = "split.folds=[0,1,2]"
+    assert told_apart == {
+        f"{always} train.learning_rate=0.0005 train.epochs=1": ("bce", "0.0005"),
+        f"{always} train.loss=focal train.learning_rate=0.0002 train.epochs=1": ("focal", "0.0002"),
+    }
+    for run in added:
+        tags = run.data.tags
+        name = tags["fvc.experiment"] if run in parents else f"fold {tags['fvc.fold']}"
+        assert run.info.run_name == f"{name} {tags['fvc.changed']}"
+    assert len({run.data.tags["fvc.experiment"] for run in parents}) == 2
 
 
 @pytest.fixture(scope="module")

@@ -184,9 +184,7 @@ def test_stopped_in_validation_no_step_is_made_again(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         train(tmp_path / "stopped", validate=stopping)
     done: list[int] = []
-    network, _ = train(
-        tmp_path / "stopped", on_step=lambda step: done.append(step.epoch)
-    )
+    network, _ = train(tmp_path / "stopped", on_step=lambda step: done.append(step.epoch))
     assert done == [1, 1, 2, 2, 3, 3, 4, 4]
     assert weights_of(network) == weights_of(whole)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fvc.losses import make_loss
 from settings import clips_config, model_config, train_config
 from sklearn.metrics import roc_auc_score
 from small_training import CONFIG, MadeBatches, small_network, train
@@ -17,6 +16,7 @@ from torch import Tensor
 from fvc.batches import Batch
 from fvc.diagnostics import Tally
 from fvc.epoch import train_epoch
+from fvc.losses import make_loss
 from fvc.networks import build_network
 from fvc.predict import video_logits
 from fvc.training import start_training

@@ -210,7 +210,9 @@ def test_halving_ends_at_one() -> None:
 
 
 def test_one_clip_that_does_not_fit_is_an_error_with_a_remedy() -> None:
-    with pytest.raises(FvcError, match=r"one clip at a time \(CUDA error: out of memory\)\. Lower "):
+    with pytest.raises(
+        FvcError, match=r"one clip at a time \(CUDA error: out of memory\)\. Lower "
+    ):
         halved(1, SEEN["cuda, before the allocator"])
     with pytest.raises(FvcError, match=r"clips\.num_frames or clips\.side_px"):
         halved(1)

@@ -2,16 +2,20 @@
 
 import ast
 import re
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from mlflow.projects.utils import load_project
 from source_tree import ROOT, imports_of, reach_of, source_of
 
 from fvc import tracking
 from fvc.__main__ import planned_flags, stage_commands
-from fvc.config import load_params
+from fvc.config import flat, load_params
+from fvc.errors import FvcError
 from fvc.stages import train
 
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
@@ -175,6 +179,44 @@ def test_folds_of_the_matrix_are_the_folds_of_the_params() -> None:
 def test_the_project_has_an_entry_point_for_each_stage() -> None:
     project = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
     assert set(project["entry_points"]) == {"main", "predict", *STAGES}
+
+
+PROJECT = load_project(ROOT)  # type: ignore[no-untyped-call]
+
+
+def project_command(**given: str) -> list[str]:
+    """The words of the command that `mlflow run . -e train -P ...` runs."""
+    entry = PROJECT.get_entry_point("train")
+    return shlex.split(entry.compute_command(given, storage_dir=None))
+
+
+def set_by(command: list[str]) -> list[str]:
+    return [command[at + 1] for at, word in enumerate(command) if word == "--set"]
+
+
+def test_a_project_run_is_what_params_say_unless_told_otherwise() -> None:
+    written = load_params(ROOT / "params.yaml")
+    assert load_params(ROOT / "params.yaml", set_by(project_command())) == written
+    given = {"epochs": "1", "batch_size": "2", "learning_rate": "5.0e-4", "loss": "focal"}
+    command = project_command(fold="3", seed="7", network="r3d_18", **given)
+    params = load_params(ROOT / "params.yaml", set_by(command))
+    assert command[command.index("--fold") + 1] == "3"
+    train = replace(written.train, epochs=1, batch_size=2, learning_rate=5e-4, loss="focal")
+    assert params == replace(written, seed=7, train=train)
+    with pytest.raises(FvcError, match=r"model\.network: "):
+        load_params(ROOT / "params.yaml", set_by(project_command(network="resnet")))
+
+
+def test_every_parameter_of_the_project_reaches_the_training() -> None:
+    parameters = PROJECT.get_entry_point("train").parameters
+    command = project_command(**{name: f"<{name}>" for name in parameters})
+    for name in parameters:
+        used = [word for word in command if word.endswith(f"<{name}>")]
+        assert len(used) == 1, f"-P {name} changes nothing"
+    known = flat(asdict(load_params(ROOT / "params.yaml")))
+    assert {word.split("=")[0] for word in set_by(command)} <= known.keys()
+    own = {word for word in command if word.startswith("<")}
+    assert len(set_by(command)) + len(own) == len(parameters)
 
 
 def test_requirements_are_pinned_and_name_no_index() -> None:

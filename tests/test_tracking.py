@@ -1,3 +1,5 @@
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -9,9 +11,11 @@ from fvc import tracking
 from fvc.config import load_params
 from fvc.errors import FvcError
 from fvc.records import FOLDS
+from fvc.tracking.changes import changed_params, named_after
 from fvc.tracking.store import PARENT_VARIABLE, connect, experiment_id
 
 PARAMS = load_params(Path("params.yaml"))
+PARAMS_FILE = Path("params.yaml").read_bytes()
 IDENTITY = tracking.Identity(params=PARAMS, data_sha256="d" * 64, folds_sha256="f" * 64)
 HISTORY = [
     {"epoch": 1, "train/loss": 0.7, "validation/roc_auc": 0.4},
@@ -170,3 +174,115 @@ def test_a_deleted_experiment_is_named(store: MlflowClient) -> None:
     store.delete_experiment(experiment_id(store))
     with pytest.raises(FvcError, match=r"fvc: this experiment was deleted.*restore -x 1"):
         experiment_id(store)
+
+
+def with_rate(rate: float) -> tracking.Identity:
+    return replace(
+        IDENTITY, params=replace(PARAMS, train=replace(PARAMS.train, learning_rate=rate))
+    )
+
+
+@pytest.fixture
+def committed(store: MlflowClient, tmp_path: Path) -> Path:
+    """A repository around the store, with the params.yaml of this one committed."""
+    del store
+    (tmp_path / "params.yaml").write_bytes(PARAMS_FILE)
+    commit(tmp_path)
+    return tmp_path
+
+
+def commit(root: Path) -> str:
+    who = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    for words in (["init", "--quiet"], ["add", "params.yaml"], [*who, "commit", "-qm", "-"]):
+        subprocess.run(["git", *words], cwd=root, check=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, check=True, capture_output=True, text=True
+    )
+    return head.stdout.strip()
+
+
+def test_runs_say_how_they_differ_from_what_is_committed(
+    store: MlflowClient, folds: pl.DataFrame, committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracking.fold_run(IDENTITY, 0, folds, binding="b", runs=committed / "runs"):
+        pass
+    monkeypatch.setenv("DVC_EXP_NAME", "mirky-moor")
+    for rate in (0.002, 0.005):
+        identity = with_rate(rate)
+        with tracking.fold_run(identity, 0, folds, binding=f"{rate}", runs=committed / "runs"):
+            pass
+    parents = {run.info.run_name: run for run in runs_of(store, "cross-validation")}
+    assert parents.keys() == {
+        f"r3d_18 {IDENTITY.cv_key[:7]}",
+        "mirky-moor train.learning_rate=0.002",
+        "mirky-moor train.learning_rate=0.005",
+    }
+    for kind in ("cross-validation", "fold"):
+        tags = {run.data.tags["fvc.changed"] for run in runs_of(store, kind)}
+        assert tags == {"none", "train.learning_rate=0.002", "train.learning_rate=0.005"}
+    names = {run.info.run_name for run in runs_of(store, "fold")}
+    assert names == {
+        *("fold 0", "fold 0 train.learning_rate=0.002", "fold 0 train.learning_rate=0.005")
+    }
+
+
+def test_an_experiment_is_compared_with_the_commit_it_started_from(
+    committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "tag", "start"], cwd=committed, check=True)
+    changed = PARAMS_FILE.replace(b"learning_rate: 0.0001", b"learning_rate: 0.002")
+    (committed / "params.yaml").write_bytes(changed)
+    assert changed_params(with_rate(0.002).params) == "train.learning_rate=0.002"
+    commit(committed)
+    assert changed_params(with_rate(0.002).params) == "none"
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "start")
+    assert changed_params(with_rate(0.002).params) == "train.learning_rate=0.002"
+
+
+def test_without_a_commit_it_is_unknown_what_has_changed(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del store
+    assert changed_params(PARAMS) == "unknown"
+    monkeypatch.setenv("PATH", "")
+    assert changed_params(PARAMS) == "unknown"
+
+
+def test_a_name_has_room_for_some_changes() -> None:
+    assert named_after("fold 0", "none") == named_after("fold 0", "unknown") == "fold 0"
+    many = " ".join(f"augment.kind{number}.probability=0.5" for number in range(9))
+    name = named_after("fold 0", many)
+    assert name.startswith("fold 0 augment.kind0.probability=0.5 ")
+    assert name.endswith("0.5 ...")
+    assert len(name) <= 120
+
+
+def test_a_training_alone_has_no_cross_validation_that_never_ends(
+    store: MlflowClient, folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        with tracking.fold_run(
+            IDENTITY, 0, folds, binding="b", runs=tmp_path / "runs", alone=True
+        ) as run:
+            run.log_history(HISTORY)
+    [only] = runs_of(store, "fold")
+    assert "mlflow.parentRunId" not in only.data.tags
+    assert not runs_of(store, "cross-validation")
+
+
+def test_a_seed_left_to_the_file_is_logged_all_the_same(
+    store: MlflowClient, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow logs what `mlflow run` was given under names of its own choice."""
+    seeds = {}
+    for given in ("params.yaml", "0"):
+        run_id = store.create_run(experiment_id(store)).info.run_id
+        store.log_param(run_id, "seed", given)
+        monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+        for _ in range(2):
+            with tracking.fold_run(IDENTITY, 3, folds, binding="b", runs=tmp_path / "runs"):
+                pass
+        params = store.get_run(run_id).data.params
+        seeds[given] = {key: params[key] for key in ("seed", "fvc.seed") if key in params}
+    left = {"seed": "params.yaml", "fvc.seed": "0"}
+    assert seeds == {"params.yaml": left, "0": {"seed": "0"}}

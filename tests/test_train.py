@@ -301,3 +301,25 @@ def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
         for name in SERIES:
             steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
             assert steps == list(range(12)), f"{name} has a step twice, or lacks one"
+
+
+def test_other_parameters_from_the_command_line_reach_a_run_of_their_own(
+    corpus: Corpus, store: MlflowClient
+) -> None:
+    source = corpus.root / "params.yaml"
+    source.write_text(json.dumps(asdict(corpus.params)))
+    places = {
+        "--params": source,
+        "--model": corpus.root / "model",
+        **{f"--{name}": corpus.root / name for name in ("clips", "augmented", "checkpoints")},
+        **{"--clips-summary": corpus.root / "clips.json", "--runs": corpus.root / "runs"},
+        "--folds": corpus.root / "folds.parquet",
+    }
+    flags = ["--fold=0", *(f"{flag}={place}" for flag, place in places.items())]
+    train.main([*flags, "--set", "train.epochs=1", "--set=train.learning_rate=0.5"])
+    assert pl.read_csv(corpus.root / "model" / "history.csv").height == 1
+    [run] = fold_runs(store)
+    assert run.data.params["train.learning_rate"] == "0.5"
+    assert "mlflow.parentRunId" not in run.data.tags, "its cross-validation would never end"
+    with pytest.raises(SystemExit):
+        train.main([*flags, "--se", "train.epochs=1"])

@@ -1,7 +1,9 @@
 """`params.yaml` as frozen dataclasses without defaults; unknown and missing keys are refused."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +61,15 @@ __all__ = [
     "ShareConfig",
     "SplitConfig",
     "TrainConfig",
+    "as_overrides",
     "check_params",
+    "differences",
+    "flat",
     "load_params",
 ]
+
+AS_WRITTEN = "params.yaml"
+"""The value that stands for what the file has: `mlflow run` cannot leave a parameter out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,16 +94,32 @@ class Params(Section):
         require(stays, "loader.cache device needs augment.mode stored: the CPU makes the versions")
 
 
-def load_params(source: Path) -> Params:
-    """Read and check `params.yaml`.
+def load_params(source: Path, overrides: Sequence[str] = ()) -> Params:
+    """Read and check `params.yaml`, and make changes to it.
+
+    Args:
+        source: The file.
+        overrides: As `--set` takes them: `section.key=value`, the value as
+            YAML has it, or `params.yaml` for what the file has. The last one
+            of a key counts.
 
     Raises:
         FvcError: It is missing, no YAML, or a key is unknown, missing or out
-            of range; the first such key is named.
+            of range, of the file or of an override; the first one is named.
     """
+    content = _read(source)
+    params = check_params(content, source)
+    changes = dict(_split(override) for override in overrides)
+    for name, value in changes.items():
+        _override(content, name, value)
+    said = f"{source} with {' '.join(f'{name}={value}' for name, value in changes.items())}"
+    return check_params(content, said) if changes else params
+
+
+def _read(source: Path) -> Any:
     remedy = "Mend it, or restore it with 'git checkout params.yaml'"
     try:
-        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+        return yaml.safe_load(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
         remedy = "Run from the repository root, or name it with --params"
         raise FvcError(source, "is missing", remedy) from None
@@ -104,7 +128,66 @@ def load_params(source: Path) -> Params:
         raise FvcError(source, cause, remedy) from error
     except OSError as error:
         raise FvcError(source, f"cannot be read ({error.strerror})", remedy) from error
-    return check_params(content, source)
+
+
+def _split(override: str) -> tuple[str, str]:
+    name, equals, value = override.partition("=")
+    if not equals:
+        raise FvcError(f"--set {override}", "has no value", "Write --set section.key=value")
+    return name, value
+
+
+def _override(content: dict[str, Any], name: str, value: str) -> None:
+    """Change one key, which a checked file has.
+
+    Raises:
+        FvcError: There is no such key, or the value is no YAML.
+    """
+    *sections, key = name.split(".")
+    place: Any = content
+    for section in sections:
+        place = place.get(section) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or key not in place:
+        close = get_close_matches(name, flat(content), n=1)
+        remedy = f"Did you mean {close[0]}" if close else "Name a key of params.yaml"
+        raise FvcError(f"--set {name}", "there is no such parameter", remedy)
+    if value == AS_WRITTEN:
+        return
+    try:
+        place[key] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        cause = f"'{value}' is no valid YAML ({' '.join(str(error).split())})"
+        raise FvcError(f"--set {name}", cause, "Quote it as a value of params.yaml") from error
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with dotted names, `augment.flip.probability`; what is a tuple becomes a list."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": deep for inner, deep in flat(value).items()}
+        else:
+            found[key] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def differences(params: Params, others: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, by dotted name, that the content of another params file has not, or not so."""
+    known = flat(others)
+    return {
+        name: value
+        for name, value in flat(asdict(params)).items()
+        if name not in known or known[name] != value
+    }
+
+
+def as_overrides(settings: Mapping[str, Any]) -> str:
+    """Settings on one line, as `--set` and `dvc exp run -S` take them."""
+    dumped = {
+        name: yaml.safe_dump([value], default_flow_style=True, width=10**6).strip()[1:-1]
+        for name, value in settings.items()
+    }
+    return " ".join(f"{name}={text.replace(', ', ',')}" for name, text in dumped.items())
 
 
 def check_params(content: Any, source: Path | str) -> Params:

@@ -2,8 +2,10 @@
 
 import json
 from argparse import ArgumentParser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -14,23 +16,29 @@ from fvc.clip_files import read_key
 from fvc.config import Params, load_params
 from fvc.dataset import Augmentation, ClipDataset
 from fvc.diagnostics import EpochRow, repeatable_series
-from fvc.errors import FvcError
+from fvc.distributed import World, part_of, world
+from fvc.errors import FvcError, Stopped
 from fvc.files import read_json, replacing, sha256_of, sha256_of_file
 from fvc.fold_outputs import final_results
 from fvc.fold_videos import video_clips, videos_of_fold
 from fvc.loading import ClipLoader
-from fvc.loop import FitResult, fit
+from fvc.loop import FitResult, Hooks, fit
+from fvc.losses import make_loss
 from fvc.metrics import Outcomes, confusion_matrix
 from fvc.networks import WEIGHTS, ClipClassifier, build_network, save_network
 from fvc.precision import choose_precision
 from fvc.predict import probability_fake, video_logits
+from fvc.process import stop_on_sigterm
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.reporting import reporting
 from fvc.resuming import best_epoch
 from fvc.seeding import seed_for
+from fvc.training import start_training
 from fvc.training_log import LOG, training_log
 from fvc.validation import validation_series
+
+Item = TypeVar("Item")
 
 Parts = Mapping[str, Mapping[str, int]]
 """Labels (1 is fake) by video id, for `train`, `validation` and `test`."""
@@ -93,39 +101,60 @@ def train_fold(
     augmented: Path,
     checkpoints: Path,
     binding: str,
-    on_epoch: Callable[[Sequence[EpochRow]], None],
+    ranks: World,
+    **reports: Callable[..., None],
 ) -> tuple[ClipClassifier, FitResult]:
     """Fit the network that the parameters describe; it has the best epoch's weights."""
     torch.manual_seed(seed_for(params.seed, "network", fold))
     network = build_network(params.model, params.clips)
     dataset = ClipDataset(parts["train"], clips, training_versions(params, augmented))
-    validation = list(video_clips(parts["validation"], clips))
+    validation = part_of(list(video_clips(parts["validation"], clips)), ranks.rank, ranks.size)
     labels = np.array(list(parts["validation"].values()))
     order_seed = seed_for(params.seed, "order", fold)
-
-    def validate(current: ClipClassifier) -> dict[str, float]:
-        return validation_series(video_logits(current, validation), labels)
-
+    counts = np.bincount(dataset.labels, minlength=2)
+    training = start_training(
+        network,
+        make_loss(params.train, (int(counts[0]), int(counts[1]))),
+        params.train,
+        seed=order_seed,
+        world=ranks,
+    )
     loader = ClipLoader(
         dataset,
         params.train.batch_size,
         params.loader,
         imbalance=params.train.imbalance,
         seed=order_seed,
-        device=choose_precision(params.train.mixed_precision).device,
+        device=training.precision.device,
+        rank=ranks.rank,
+        size=ranks.size,
     )
-    with loader:
+    with loader, stop_on_sigterm() as is_stopped:
+
+        def validate(current: ClipClassifier) -> dict[str, float]:
+            # One of several ranks cannot leave the others; they stop after the next step.
+            videos = until(is_stopped, validation) if ranks.size == 1 else validation
+            logits = ranks.gather(video_logits(current, videos))
+            return validation_series(np.concatenate(logits), labels)
+
         result = fit(
-            network,
-            loader.batches,
+            training,
+            loader,
             validate,
-            params.train,
-            seed=order_seed,
+            params.engine,
             checkpoints=checkpoints,
             binding=binding,
-            on_epoch=on_epoch,
+            hooks=Hooks(is_stopped=is_stopped, **reports),
         )
     return network, result
+
+
+def until(is_stopped: Callable[[], bool], videos: Iterable[Item]) -> Iterator[Item]:
+    """Pass videos on, and raise `Stopped` once the training is to stop."""
+    for video in videos:
+        if is_stopped():
+            raise Stopped("validation", "was stopped", "Start again: no step is made twice")
+        yield video
 
 
 def score_fold(network: ClipClassifier, parts: Parts, *, fold: int, clips: Path) -> pl.DataFrame:
@@ -212,8 +241,11 @@ def run(
     model: Path,
     checkpoints: Path,
     runs: Path,
+    alone: bool = False,
 ) -> None:
     """Train, score and track one fold; killed and started again, it goes on where it was.
+
+    `alone`, its run is no part of a cross-validation.
 
     Raises:
         FvcError: There is no such fold, an input is missing, or training diverged.
@@ -233,18 +265,9 @@ def run(
         folds_sha256=folds_sha256(table),
     )
     binding = binding_of(identity, parts, fold=fold, clips=clips, augmented=augmented)
-    with (
-        tracking.fold_run(identity, fold, table, binding=binding, runs=runs) as tracked,
-        training_log(checkpoints / LOG, tracked.run_id, tracked.log_file),
-        reporting(
-            tracked,
-            fold,
-            params.train,
-            best_of=best_epoch,
-            clips_per_step=params.train.batch_size,
-        ) as reporter,
-    ):
-        network, result = train_fold(
+    with world(choose_precision(params.train.mixed_precision).device) as ranks:
+        fit_fold = partial(
+            train_fold,
             params,
             parts,
             fold=fold,
@@ -252,17 +275,45 @@ def run(
             augmented=augmented,
             checkpoints=checkpoints,
             binding=binding,
-            on_epoch=reporter.on_epoch,
+            ranks=ranks,
         )
-        predictions = score_fold(network, parts, fold=fold, clips=clips)
-        write_outputs(model, network, params, predictions, result.history)
-        track(tracked, fold, model, result, checkpoints)
+        if ranks.rank:
+            fit_fold()
+            return
+        # Rank 0 alone writes and tracks.
+        with (
+            tracking.fold_run(
+                identity, fold, table, binding=binding, runs=runs, alone=alone
+            ) as tracked,
+            training_log(checkpoints / LOG, tracked.run_id, tracked.log_file),
+            reporting(
+                tracked,
+                fold,
+                params.train,
+                best_of=best_epoch,
+                clips_per_step=params.train.batch_size,
+            ) as reporter,
+        ):
+            network, result = fit_fold(
+                on_epoch=reporter.on_epoch, on_step=lambda step: reporter.on_step(*step)
+            )
+            predictions = score_fold(network, parts, fold=fold, clips=clips)
+            write_outputs(model, network, params, predictions, result.history)
+            track(tracked, fold, model, result, checkpoints)
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the stage from the command line."""
-    parser = ArgumentParser(prog="fvc train", description=__doc__)
+    # No abbreviations: what a --set changes decides, before this, where the others point.
+    parser = ArgumentParser(prog="fvc train", description=__doc__, allow_abbrev=False)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a value that params.yaml has not; DVC's folds stay as they are",
+    )
     parser.add_argument("--fold", type=int, required=True, help="the fold that tests the network")
     parser.add_argument("--clips", type=Path, required=True, help="read: clips of every video")
     parser.add_argument("--clips-summary", type=Path, required=True, help="read: what they are of")
@@ -272,4 +323,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--checkpoints", type=Path, required=True, help="kept: to resume from")
     parser.add_argument("--runs", type=Path, required=True, help="kept: the unfinished run's id")
     args = vars(parser.parse_args(argv))
-    run(load_params(args.pop("params")), **args)
+    source, overrides = args.pop("params"), args.pop("set")
+    params = load_params(source, overrides)
+    run(params, **args, alone=params != load_params(source))

@@ -26,8 +26,10 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_NAME,
 )
 
-from fvc.config import Params
+from fvc.config import AS_WRITTEN, Params, flat
+from fvc.errors import Stopped
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
+from fvc.tracking.changes import changed_params, named_after
 from fvc.tracking.store import (
     PARENT_VARIABLE,
     connect,
@@ -71,18 +73,11 @@ class Identity:
     def flat_params(self) -> dict[str, Any]:
         """The parameters that training depends on, with dotted names: `train.learning_rate`."""
         values = asdict(self.params)
-        flat: dict[str, Any] = {}
-
-        def walk(name: str, value: Any) -> None:
-            if isinstance(value, dict):
-                for key, inner in value.items():
-                    walk(f"{name}.{key}", inner)
-            else:
-                flat[name] = json.dumps(value) if isinstance(value, list | tuple) else value
-
-        for section in TRAINING_SECTIONS:
-            walk(section, values[section])
-        return flat
+        settings = flat({section: values[section] for section in TRAINING_SECTIONS})
+        return {
+            name: json.dumps(value) if isinstance(value, list) else value
+            for name, value in settings.items()
+        }
 
     def tags(self) -> dict[str, str]:
         """The tags that every run of this identity carries."""
@@ -96,6 +91,7 @@ class Identity:
             "fvc.cv_key": self.cv_key,
             "fvc.dvc_lock": sha256_of_file(lock) if lock and lock.is_file() else "none",
             "fvc.experiment": os.environ.get("DVC_EXP_NAME", "none"),
+            "fvc.changed": changed_params(self.params),
         }
 
 
@@ -110,6 +106,7 @@ def cross_validation_run(client: MlflowClient, identity: Identity) -> str:
         return found[0].info.run_id
     network = identity.params.model.network
     name = os.environ.get("DVC_EXP_NAME") or f"{network} {identity.cv_key[:7]}"
+    name = named_after(name, tags["fvc.changed"])
     tags = resolve_tags({**tags, MLFLOW_SOURCE_NAME: "dvc repro"})
     run_id = client.create_run(experiment_id(client), tags=tags, run_name=name).info.run_id
     log_params(client, run_id, identity.flat_params())
@@ -177,13 +174,19 @@ class OpenRun:
 
 @contextmanager
 def fold_run(
-    identity: Identity, fold: int, folds: pl.DataFrame, *, binding: str, runs: Path
+    identity: Identity,
+    fold: int,
+    folds: pl.DataFrame,
+    *,
+    binding: str,
+    runs: Path,
+    alone: bool = False,
 ) -> Iterator[OpenRun]:
     """Open the run of one fold, with system metrics, until the block ends.
 
     Under `mlflow run -e train` it is the run that MLflow opened. Otherwise it
-    is a child of the cross-validation: that of an earlier attempt at the same
-    training, which a note in `runs` tells, or a new one.
+    is that of an earlier attempt at the same training, which a note in `runs`
+    tells, or a new one; a child of the cross-validation, unless it is `alone`.
 
     Args:
         identity: Of the cross-validation.
@@ -192,30 +195,45 @@ def fold_run(
         binding: What the training depends on, as a hash; attempts with
             another one get a run of their own.
         runs: Folder of the notes.
+        alone: No cross-validation will be completed from it.
     """
     client = connect()
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:
-        _name_after_fold(client, run_id, fold)
+        _name_after_fold(client, run_id, fold, changed_params(identity.params))
     else:
-        run_id = _child(client, identity, fold, binding=binding, runs=runs)
+        parent = None if alone else cross_validation_run(client, identity)
+        run_id = _own_run(client, identity, fold, parent=parent, binding=binding, runs=runs)
         mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     _describe(client, run_id, identity, fold)
     with mlflow.start_run(run_id=run_id, log_system_metrics=True):
         dataset = from_polars(folds, name="folds", targets="label")
         mlflow.log_input(dataset, context="training")
-        yield OpenRun(client, run_id)
+        try:
+            yield OpenRun(client, run_id)
+        except Stopped:
+            # It goes on when it is started again.
+            mlflow.end_run("KILLED")
+            raise
 
 
-def _name_after_fold(client: MlflowClient, run_id: str, fold: int) -> None:
+def _name_after_fold(client: MlflowClient, run_id: str, fold: int, changed: str) -> None:
     """Say which fold it is in a name that MLflow made up; one that a user gave stays."""
     name = client.get_run(run_id).info.run_name or ""
     if MADE_UP_NAME.fullmatch(name):
-        client.update_run(run_id, name=f"fold {fold} {name}")
+        client.update_run(run_id, name=named_after(f"fold {fold} {name}", changed))
 
 
-def _child(client: MlflowClient, identity: Identity, fold: int, *, binding: str, runs: Path) -> str:
-    parent = cross_validation_run(client, identity)
+def _own_run(
+    client: MlflowClient,
+    identity: Identity,
+    fold: int,
+    *,
+    parent: str | None,
+    binding: str,
+    runs: Path,
+) -> str:
+    """The run that an earlier attempt at this training left, or a new one."""
     note = runs / f"fold-{fold}.json"
     place = {"binding": binding, "store": mlflow.get_tracking_uri()}
     if note.is_file():
@@ -224,28 +242,39 @@ def _child(client: MlflowClient, identity: Identity, fold: int, *, binding: str,
         same = attempt is not None and waiting == place
         found = find_runs(client, {"fvc.attempt": attempt}) if same else []
         if found and _may_go_on(client, found[0], parent):
-            client.set_tag(found[0].info.run_id, MLFLOW_PARENT_RUN_ID, parent)
+            if parent:
+                client.set_tag(found[0].info.run_id, MLFLOW_PARENT_RUN_ID, parent)
             return found[0].info.run_id
     # The note comes first: killed in between, the next attempt finds the run by it.
     attempt = uuid4().hex
     write_json(note, {"attempt": attempt, **place})
-    return _new_child(client, parent, fold, {"fvc.attempt": attempt})
+    return _new_run(client, identity, fold, parent, {"fvc.attempt": attempt})
 
 
-def _may_go_on(client: MlflowClient, run: Run, parent: str) -> bool:
+def _experiment_of(client: MlflowClient, parent: str | None) -> str:
+    return client.get_run(parent).info.experiment_id if parent else experiment_id(client)
+
+
+def _may_go_on(client: MlflowClient, run: Run, parent: str | None) -> bool:
     """Whether a run is where the parent is, and was not finished below another one."""
-    beside = run.info.experiment_id == client.get_run(parent).info.experiment_id
+    beside = run.info.experiment_id == _experiment_of(client, parent)
     elsewhere = run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent
     finished = run.info.status == "FINISHED"
     return beside and not (finished and elsewhere)
 
 
-def _new_child(client: MlflowClient, parent: str, fold: int, tags: Mapping[str, str]) -> str:
-    experiment = client.get_run(parent).info.experiment_id
-    own = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_SOURCE_NAME: "fvc train", **tags}
-    return client.create_run(
-        experiment, tags=resolve_tags(own), run_name=f"fold {fold}"
-    ).info.run_id
+def _new_run(
+    client: MlflowClient,
+    identity: Identity,
+    fold: int,
+    parent: str | None,
+    tags: Mapping[str, str],
+) -> str:
+    above = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
+    own = resolve_tags({**above, MLFLOW_SOURCE_NAME: "fvc train", **tags})
+    name = named_after(f"fold {fold}", changed_params(identity.params))
+    experiment = _experiment_of(client, parent)
+    return client.create_run(experiment, tags=own, run_name=name).info.run_id
 
 
 def _describe(client: MlflowClient, run_id: str, identity: Identity, fold: int) -> None:
@@ -320,7 +349,7 @@ def _restore(
 ) -> None:
     """Rebuild a run, going on with one that an earlier attempt has begun."""
     tags = {"fvc.restored": "true", "fvc.weights_sha256": fold.weights_sha256}
-    run_id = begun[0] if begun else _new_child(client, parent, fold.fold, tags)
+    run_id = begun[0] if begun else _new_run(client, identity, fold.fold, parent, tags)
     run = OpenRun(client, run_id)
     _describe(client, run_id, identity, fold.fold)
     run.log_history(fold.history)
@@ -338,9 +367,14 @@ def trained_by(client: MlflowClient, weights_sha256: str) -> str | None:
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
-    """Log the parameters that the run lacks; MLflow refuses to change one."""
+    """Log the parameters that the run lacks; MLflow refuses to change one.
+
+    Where `mlflow run` has logged under the same name that it left one to
+    params.yaml, its value goes by the name `fvc.<name>`.
+    """
     known = client.get_run(run_id).data.params
-    missing = [Param(key, str(value)) for key, value in params.items() if key not in known]
+    named = {f"fvc.{key}" if known.get(key) == AS_WRITTEN else key: params[key] for key in params}
+    missing = [Param(key, str(value)) for key, value in named.items() if key not in known]
     for first in range(0, len(missing), 100):
         client.log_batch(run_id, params=missing[first : first + 100])
 
