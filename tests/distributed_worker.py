@@ -4,6 +4,7 @@ The folder holds the clips; each rank writes what it found there.
 """
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -78,8 +79,11 @@ def write_clips(folder: Path) -> None:
 def network_of(case: Case) -> ClipClassifier:
     torch.manual_seed(0)
     normalisation = nn.BatchNorm3d(4).train(not case.frozen_statistics)
-    features = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), normalisation, nn.ReLU())
-    return ClipClassifier(features, channels=4, dropout=0.0, clips=CLIPS)
+    convolutions = nn.Conv3d(3, 4, 3, padding=1), nn.Conv3d(4, 4, 1)
+    features = nn.Sequential(*convolutions, normalisation, nn.ReLU())
+    network = ClipClassifier(features, channels=4, dropout=0.0, clips=CLIPS)
+    # As on a GPU.
+    return network.to(memory_format=torch.channels_last_3d)
 
 
 def loader_of(case: Case, folder: Path, around: World) -> ClipLoader:
@@ -161,6 +165,7 @@ def messages(around: World) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
+    warnings.simplefilter("error")
     with world(CPU) as around:
         if "fail" in sys.argv:
             if around.rank == 1:

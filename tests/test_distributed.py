@@ -103,7 +103,7 @@ def test_names_stay_where_batch_norm_is_synchronised() -> None:
 def test_ranks_end_a_step_with_equal_statistics(ranks: list[dict[str, Any]]) -> None:
     first, second = (found["own statistics"] for found in ranks)
     untrained = distributed_worker.network_of(OWN_STATISTICS).state_dict()
-    name = "features.1.running_mean"
+    name = "features.2.running_mean"
     assert not torch.equal(first[name], untrained[name])
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
