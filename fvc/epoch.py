@@ -65,7 +65,7 @@ def train_epoch(
     epoch: int,
     steps: int,
     done: int = 0,
-    after_step: Callable[[StepDone], None] = lambda step: None,
+    after_step: Callable[[StepDone], None] | None = None,
 ) -> dict[str, float]:
     """Train on what is left of an epoch.
 
@@ -100,7 +100,8 @@ def train_epoch(
         loss = outcome.losses.mean()
         if step % CHECKED_STEPS == 0:
             require_finite({"train/loss": loss.item()}, epoch)
-        after_step(StepDone(epoch, step + 1, steps, loss))
+        if after_step is not None:
+            after_step(StepDone(epoch, step + 1, steps, loss))
     whole = Tally.gathered(training.world.gather(tally.state_dict()))
     series = whole.series(
         by_hand=training.loss.by_hand, skips_overflow=training.scaler.is_enabled()

@@ -20,6 +20,7 @@ from fvc.batches import Batch, EpochBatches, collate
 from fvc.caching import hold_on
 from fvc.config import Imbalance, LoaderConfig
 from fvc.dataset import ClipDataset
+from fvc.transfer import on_device
 
 Item = TypeVar("Item")
 
@@ -57,7 +58,7 @@ class ClipLoader:
         self._batches = EpochBatches(
             dataset.labels, batch_size, seed, imbalance, rank=rank, size=size
         )
-        self._dataset = dataset
+        self._dataset, self._device = dataset, device
         self._depth = config.prefetch_batches
         pins = config.pin_memory and device.type == "cuda"
         self._allocate = _pinned if pins else Buffers().take
@@ -89,7 +90,7 @@ class ClipLoader:
         return len(self._batches) + self._batches.first
 
     def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch; an epoch that was not used up ends.
+        """The batches of one epoch, on the device; an epoch that was not used up ends.
 
         Args:
             epoch: Counted from 0.
@@ -105,7 +106,7 @@ class ClipLoader:
         else:
             made = self._made()
         self._running = self._shared(made)
-        return self._running
+        return on_device(self._running, self._device)
 
     def _shared(self, made: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
         with closing(made):

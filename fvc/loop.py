@@ -1,6 +1,6 @@
 """Fit one network: epochs, validation, the best of them, and where to go on after a stop."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,18 +8,18 @@ from fvc.config import EngineConfig
 from fvc.epoch import Loader, StepDone, accumulation_steps, train_epoch
 from fvc.errors import Stopped
 from fvc.memory import memory_in_use_mib, release
-from fvc.resuming import Checkpoints, EpochRow, Progress, best_epoch, is_finished
-from fvc.training import ClipClassifier, OutOfMemoryOnRank, Training
+from fvc.resuming import Checkpoints, History, Progress, best_epoch, is_finished
+from fvc.training import OutOfMemoryOnRank, Training, Validate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hooks:
     """What a training tells those around it, and what it asks them."""
 
-    on_epoch: Callable[[Sequence[EpochRow]], None] = lambda history: None
+    on_epoch: Callable[[History], object] = len
     """Called with all rows so far, after the checkpoint of the last one is on disk, and at once
     when a training is resumed."""
-    on_step: Callable[[StepDone], None] = lambda step: None
+    on_step: Callable[[StepDone], object] = len
     """Called after each optimizer step."""
     is_stopped: Callable[[], bool] = lambda: False
     """Asked after each step; a training that is to stop writes a checkpoint and raises."""
@@ -29,7 +29,7 @@ class Hooks:
 class FitResult:
     """How a training went; the network itself holds the weights of the best epoch."""
 
-    history: tuple[EpochRow, ...]
+    history: History
     """One row per epoch, those before an interruption included."""
     best_epoch: int
     """Counted from 0."""
@@ -42,7 +42,7 @@ class FitResult:
 def fit(
     training: Training,
     loader: Loader,
-    validate: Callable[[ClipClassifier], Mapping[str, float]],
+    validate: Validate,
     engine: EngineConfig,
     *,
     checkpoints: Path,

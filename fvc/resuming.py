@@ -22,6 +22,9 @@ from fvc.training import Training
 
 NOTE = "micro_batch.json"
 
+History = Sequence[EpochRow]
+"""One row per epoch."""
+
 
 @dataclass(kw_only=True)
 class Progress:
@@ -130,7 +133,7 @@ class Checkpoints:
         return newest_checkpoint(self._folder, self._binding)
 
 
-def best_epoch(history: Sequence[EpochRow], best_by: str) -> int:
+def best_epoch(history: History, best_by: str) -> int:
     """The epoch with the lowest loss or the highest score; the first of equal ones.
 
     Raises:
@@ -140,7 +143,7 @@ def best_epoch(history: Sequence[EpochRow], best_by: str) -> int:
     return min(range(len(history)), key=lambda epoch: sign * history[epoch][best_by])
 
 
-def is_finished(history: Sequence[EpochRow], config: TrainConfig) -> bool:
+def is_finished(history: History, config: TrainConfig) -> bool:
     """Whether all epochs were run, or the best one lies `patience` epochs back."""
     if not history:
         return False

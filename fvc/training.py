@@ -1,10 +1,11 @@
 """What changes while a network is trained, in one place: it can be stopped, saved and resumed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from fvc.distributed import World, not_averaged, share_statistics, wrapped
 from fvc.errors import FvcError
 from fvc.fine_tuning import parameter_groups, set_train_mode, set_trainable, stages_of
 from fvc.networks import ClipClassifier
-from fvc.precision import Precision, choose_precision, compiled, make_bf16_safe
+from fvc.precision import Precision, choose_precision, compiled, make_bf16_safe, tune_cuda
 
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {
     "adam": torch.optim.Adam,
@@ -28,8 +29,19 @@ class OutOfMemoryOnRank(FvcError):
     """One of several ranks had to give up, and knows with how many clips to go on."""
 
 
-ClipLoss = Callable[[Tensor, Tensor], Tensor]
-"""Gives the loss of each clip for logits and targets, all of shape (B,)."""
+Validate = Callable[[ClipClassifier], Mapping[str, float]]
+"""Gives the `validation/` series of a network."""
+
+
+@cast, runtime_checkable
+class ClipLoss(Protocol):
+    """What a network is trained to lower."""
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each clip, of shape (B,)."""
+
+    def by_hand(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """The same in another way, to hold it against."""
 
 
 @dataclass(kw_only=True)
@@ -58,7 +70,7 @@ class Training:
     @property
     def scored(self) -> ClipClassifier:
         """The network that is validated and kept: the average, where there is one."""
-        return self.network if self.average is None else self.average.module
+        return self.network if self.average is None else cast(ClipClassifier, self.average.module)
 
     def begin_epoch(self, epoch: int) -> None:
         """Let those parameters train that do in this epoch, counted from 0."""
@@ -112,7 +124,7 @@ class Training:
             raise
 
     def unscale(self) -> None:
-        """Make the gradients those of the loss itself, as a loss scaler needs before they are read."""
+        """Make the gradients those of the loss itself, which a loss scaler made larger."""
         self.scaler.unscale_(self.optimizer)
 
     def step(self, gradient_norm: Float[Tensor, ""], factor: float) -> None:
@@ -206,6 +218,7 @@ def start_training(
         world: The ranks that train it together; None where there is one.
     """
     precision = choose_precision(config.mixed_precision)
+    tune_cuda(fixed_size=network.clips.fit == "letterbox")
     world = World.single(precision.device) if world is None else world
     make_bf16_safe(network)
     network.to(precision.device).to(memory_format=precision.memory_format)
@@ -233,4 +246,4 @@ def _average_of(network: nn.Module, decay: float) -> AveragedModel | None:
     if not decay:
         return None
     # Batch-norm statistics are moving averages already, and are taken over as they are.
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]

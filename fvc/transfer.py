@@ -1,6 +1,5 @@
 """Batches on their way to the device that trains, each copied while the one before it is used."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -12,10 +11,8 @@ from fvc.batches import Batch
 Item = TypeVar("Item")
 
 
-def on_device(
-    batches: Iterable[Batch], device: torch.device, add_wait: Callable[[float], None]
-) -> Iterator[Batch]:
-    """Pass batches on to the device that trains, and say how long each was waited for.
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Pass batches on to the device that trains.
 
     A GPU is given them through a stream of its own, one in advance: while the
     network works on a batch, the next one is fetched and on its way. They
@@ -26,24 +23,8 @@ def on_device(
     Args:
         batches: In pinned memory; from other memory a copy waits for the one before it.
         device: Where the network is.
-        add_wait: Called for each batch with the seconds, by the clock, that it took to come.
     """
-    made = timed(batches, add_wait)
-    return made if device.type != "cuda" else _copied(made, device)
-
-
-def timed(items: Iterable[Item], add_wait: Callable[[float], None]) -> Iterator[Item]:
-    """Pass items on, and say of each how long it was waited for, in seconds by the clock."""
-    iterator, end = iter(items), object()
-    while True:
-        started = time.perf_counter()
-        item: Any = next(iterator, end)
-        if item is end:
-            return
-        add_wait(time.perf_counter() - started)
-        yield item
-        # Without this, its memory would be in use until the next one is there.
-        del item
+    return iter(batches) if device.type != "cuda" else _copied(iter(batches), device)
 
 
 def _copied(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -57,7 +38,7 @@ def _copied(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
             # Labels and masks are not pinned: after the pixels they would wait for them.
             mask = None if batch.mask is None else send(batch.mask)
             labels = send(batch.labels)
-            return Batch(send(batch.pixels), labels, mask)
+            return batch._replace(pixels=send(batch.pixels), labels=labels, mask=mask)
 
     def finish(batch: Batch) -> Batch:
         current = torch.cuda.current_stream(device)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,7 +204,7 @@ def test_a_full_disk_ends_in_one_line_and_costs_no_finished_step(
     save = torch.save
     written: list[int] = []
 
-    def full(*arguments: object) -> None:
+    def full(*arguments: Any) -> None:
         written.append(1)
         if len(written) > 7:
             raise OSError(28, "No space left on device")

@@ -54,9 +54,9 @@ class Clips(MadeBatches):
     def batches(self, epoch: int, *, first: int = 0) -> Sequence[Batch]:
         generator = torch.Generator().manual_seed(epoch)
         order = torch.randperm(len(self.pixels), generator=generator)
-        return [Batch(self.pixels[rows], self.labels[rows].float()) for rows in order.split(8)][
-            first:
-        ]
+        return [
+            Batch(self.pixels[rows], self.labels[rows].float()) for rows in torch.split(order, 8)
+        ][first:]
 
 
 def test_eight_clips_are_learnt_by_heart(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def ten_losses() -> list[float]:
     losses: list[float] = []
     train_epoch(
         training,
-        [Batch(clips, torch.tensor([0.0, 1.0, 0.0, 1.0])) for clips in pixels.split(4)],
+        [Batch(clips, torch.tensor([0.0, 1.0, 0.0, 1.0])) for clips in torch.split(pixels, 4)],
         Tally(),
         epoch=0,
         steps=10,

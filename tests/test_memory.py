@@ -91,11 +91,14 @@ def test_what_was_raised_from_it_is_recognised() -> None:
 
 
 def test_an_error_that_came_up_while_one_was_handled_is_another() -> None:
-    with pytest.raises(ZeroDivisionError) as caught:
+    def handle() -> None:
         try:
             raise MemoryError
         except MemoryError:
             1 / 0  # noqa: B018
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        handle()
     assert not is_out_of_memory(caught.value)
 
 

@@ -16,10 +16,6 @@ def made_batch(number: int, *, pinned: bool = False, masked: bool = False) -> Ba
     return Batch(pixels, torch.tensor([0.0, number]), mask)
 
 
-def ignore(_: float) -> None:
-    """For tests that wait for nothing."""
-
-
 def test_a_cpu_is_given_the_batches_themselves_when_it_asks() -> None:
     asked: list[int] = []
 
@@ -28,24 +24,11 @@ def test_a_cpu_is_given_the_batches_themselves_when_it_asks() -> None:
             asked.append(number)
             yield made_batch(number)
 
-    for number, batch in enumerate(on_device(batches(), CPU, ignore)):
+    for number, batch in enumerate(on_device(batches(), CPU)):
         assert asked == list(range(number + 1)), "a batch was made before it was asked for"
         assert int(batch.pixels[0, 0, 0, 0, 0]) == number
     given = [made_batch(0), made_batch(1)]
-    assert all(a is b for a, b in zip(on_device(given, CPU, ignore), given, strict=True))
-
-
-def test_waiting_for_batches_counts_and_working_on_them_does_not() -> None:
-    def slow() -> Iterator[Batch]:
-        for number in range(3):
-            time.sleep(0.03)
-            yield made_batch(number)
-
-    waits: list[float] = []
-    for _ in on_device(slow(), CPU, waits.append):
-        time.sleep(0.1)
-    assert len(waits) == 3
-    assert all(0.03 <= wait < 0.1 for wait in waits)
+    assert all(a is b for a, b in zip(on_device(given, CPU), given, strict=True))
 
 
 def test_an_error_of_the_loader_reaches_the_training() -> None:
@@ -53,7 +36,7 @@ def test_an_error_of_the_loader_reaches_the_training() -> None:
         yield made_batch(0)
         raise OSError("the disk is gone")
 
-    transfer = on_device(failing(), CPU, ignore)
+    transfer = on_device(failing(), CPU)
     next(transfer)
     with pytest.raises(OSError, match="the disk is gone"):
         next(transfer)
@@ -91,7 +74,7 @@ def test_a_gpu_computes_on_what_was_sent(pinned: bool, masked: bool) -> None:
     numbers = list(range(60))
     made = (made_batch(number, pinned=pinned, masked=masked) for number in numbers)
     sums, labels, masks = [], [], []
-    for batch in on_device(made, CUDA, ignore):
+    for batch in on_device(made, CUDA):
         assert batch.pixels.dtype == torch.uint8
         assert batch.pixels.is_cuda
         assert batch.labels.is_cuda
@@ -108,7 +91,7 @@ def test_a_gpu_computes_on_what_was_sent(pinned: bool, masked: bool) -> None:
 @pytest.mark.gpu
 def test_a_gpu_keeps_what_it_holds() -> None:
     held = made_batch(3)._replace(pixels=made_batch(3).pixels.to(CUDA))
-    (given,) = on_device([held], CUDA, ignore)
+    (given,) = on_device([held], CUDA)
     assert given.pixels.data_ptr() == held.pixels.data_ptr()
     assert given.labels.is_cuda
 
@@ -120,7 +103,7 @@ def test_copies_travel_while_a_gpu_computes() -> None:
     batch = Batch(pixels.view(2, 1, 2, 2**13, 2**13), torch.zeros(2))
 
     def seconds(cycles: int) -> float:
-        transfer = on_device([batch] * 20, CUDA, ignore)
+        transfer = on_device([batch] * 20, CUDA)
         torch.cuda.synchronize()
         started = time.perf_counter()
         for _ in transfer:

@@ -3,7 +3,7 @@
 import json
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ import torch
 
 from fvc import plots, tracking
 from fvc.clip_files import read_key
-from fvc.config import Params, load_params
+from fvc.config import Params, TrainConfig, load_params
 from fvc.dataset import Augmentation, ClipDataset
 from fvc.diagnostics import EpochRow, repeatable_series
 from fvc.distributed import World, part_of, world
@@ -230,6 +230,22 @@ def track(run: tracking.OpenRun, fold: int, model: Path, result: FitResult, scra
     run.set_tag("fvc.precision", result.precision)
 
 
+@contextmanager
+def told_to(
+    tracked: tracking.OpenRun, fold: int, config: TrainConfig, checkpoints: Path
+) -> Iterator[dict[str, Callable[..., None]]]:
+    """Log and report a training for the length of the block: gives what it is to call."""
+    batch_size = config.batch_size
+    with (
+        training_log(checkpoints / LOG, tracked.run_id, tracked.log_file),
+        reporting(tracked, fold, config, best_of=best_epoch, clips_per_step=batch_size) as reporter,
+    ):
+        yield {
+            "on_epoch": reporter.on_epoch,
+            "on_step": lambda step: reporter.on_step(*step),
+        }
+
+
 def run(
     params: Params,
     *,
@@ -265,41 +281,32 @@ def run(
         folds_sha256=folds_sha256(table),
     )
     binding = binding_of(identity, parts, fold=fold, clips=clips, augmented=augmented)
-    with world(choose_precision(params.train.mixed_precision).device) as ranks:
-        fit_fold = partial(
-            train_fold,
-            params,
-            parts,
-            fold=fold,
-            clips=clips,
-            augmented=augmented,
-            checkpoints=checkpoints,
-            binding=binding,
-            ranks=ranks,
-        )
-        if ranks.rank:
-            fit_fold()
-            return
-        # Rank 0 alone writes and tracks.
-        with (
-            tracking.fold_run(
-                identity, fold, table, binding=binding, runs=runs, alone=alone
-            ) as tracked,
-            training_log(checkpoints / LOG, tracked.run_id, tracked.log_file),
-            reporting(
-                tracked,
-                fold,
-                params.train,
-                best_of=best_epoch,
-                clips_per_step=params.train.batch_size,
-            ) as reporter,
-        ):
-            network, result = fit_fold(
-                on_epoch=reporter.on_epoch, on_step=lambda step: reporter.on_step(*step)
+    with ExitStack() as reports:
+        with world(choose_precision(params.train.mixed_precision).device) as ranks:
+            told: dict[str, Callable[..., None]] = {}
+            # Rank 0 alone writes and tracks.
+            if not ranks.rank:
+                opened = tracking.fold_run(
+                    identity, fold, table, binding=binding, runs=runs, alone=alone
+                )
+                tracked = reports.enter_context(opened)
+                told = reports.enter_context(told_to(tracked, fold, params.train, checkpoints))
+            network, result = train_fold(
+                params,
+                parts,
+                fold=fold,
+                clips=clips,
+                augmented=augmented,
+                checkpoints=checkpoints,
+                binding=binding,
+                ranks=ranks,
+                **told,
             )
-            predictions = score_fold(network, parts, fold=fold, clips=clips)
-            write_outputs(model, network, params, predictions, result.history)
-            track(tracked, fold, model, result, checkpoints)
+        if ranks.rank:
+            return
+        predictions = score_fold(network, parts, fold=fold, clips=clips)
+        write_outputs(model, network, params, predictions, result.history)
+        track(tracked, fold, model, result, checkpoints)
 
 
 def main(argv: Sequence[str]) -> None:
