@@ -4,12 +4,10 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-import test_loop
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -332,32 +330,3 @@ def test_memory_in_use_grows_with_a_tensor_and_shrinks_after_it() -> None:
     del tensor
     release()
     assert memory_in_use_mib(device) - before == pytest.approx(0, abs=4)
-
-
-def grown_mib(folder: Path, monkeypatch: pytest.MonkeyPatch) -> float:
-    """What two hundred steps, with validation and a checkpoint after each ten, leave in memory.
-
-    The first forty fill caches and the allocator's free lists, and are not counted.
-    """
-    device, seen, batches = torch.device("cpu"), list[float](), test_loop.batches_of_epoch
-    monkeypatch.setattr(test_loop, "batches_of_epoch", lambda epoch: 5 * batches(epoch))
-    config = replace(test_loop.CONFIG, epochs=20, patience=20)
-    test_loop.train(folder, lambda _: seen.append(memory_in_use_mib(device)), config)
-    assert len(seen) == 20
-    return seen[-1] - seen[3]
-
-
-@pytest.mark.slow
-def test_memory_is_flat_over_two_hundred_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert grown_mib(tmp_path, monkeypatch) < 3
-
-
-@pytest.mark.slow
-def test_a_leak_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[Tensor] = []
-    network = test_loop.small_network()
-    network.features.register_forward_hook(lambda _module, _given, result: kept.append(result))
-    monkeypatch.setattr(test_loop, "small_network", lambda: network)
-    assert grown_mib(tmp_path, monkeypatch) > 6
