@@ -141,6 +141,7 @@ def test_what_a_loading_process_sent_is_recognised() -> None:
             next(batches)
         except (MemoryError, RuntimeError, ValueError) as error:
             arrived.append(error)
+    assert next(batches, None) is None
     assert [type(error) for error in arrived] == [type(error) for error in errors]
     assert all("DataLoader worker process" in str(error) for error in arrived)
     assert [is_out_of_memory(error) for error in arrived] == [True, True, False, False]
