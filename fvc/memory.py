@@ -78,7 +78,8 @@ def release() -> None:
     tensors: call this after the `except` block, never within it.
     """
     gc.collect()
-    empties = [torch.cuda.empty_cache] if torch.cuda.is_initialized() else []
+    # Of CUDA it does nothing before the first use, and without a device.
+    empties = [torch.cuda.empty_cache]
     if torch.backends.mps.is_available():
         empties.append(torch.mps.empty_cache)
     for empty in empties:

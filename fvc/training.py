@@ -33,7 +33,7 @@ Validate = Callable[[ClipClassifier], Mapping[str, float]]
 """Gives the `validation/` series of a network."""
 
 
-@cast, runtime_checkable
+@runtime_checkable
 class ClipLoss(Protocol):
     """What a network is trained to lower."""
 

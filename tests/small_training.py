@@ -56,10 +56,8 @@ class MadeBatches:
 
     def batches(self, epoch: int, *, first: int = 0) -> Sequence[Batch]:
         order = torch.randperm(8, generator=torch.Generator().manual_seed(epoch))
-        pixels = made_clips()
-        return [
-            Batch(pixels[rows], self.labels[rows].float()) for rows in torch.split(order, self.size)
-        ][first:]
+        pixels, parts = made_clips(), torch.split(order, self.size)
+        return [Batch(pixels[rows], self.labels[rows].float()) for rows in parts[first:]]
 
 
 def validate(network: ClipClassifier) -> dict[str, float]:
