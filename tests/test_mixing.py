@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -34,6 +34,7 @@ def drawn(batch_size: int, alpha: float = 0.4, seed: int = 0) -> Mixing:
     return mixing
 
 
+@settings(deadline=None)
 @given(sides=st.lists(SIDES, min_size=1, max_size=9), data=st.data())
 def test_a_batch_is_mixed_the_same_however_it_is_cut(
     sides: list[tuple[int, int]], data: st.DataObject
@@ -91,6 +92,7 @@ def test_the_batch_is_left_as_it_was() -> None:
     )
 
 
+@settings(deadline=None)
 @given(
     batch_size=st.integers(1, 40),
     alpha=st.floats(1e-3, 1e3),
