@@ -1,4 +1,5 @@
 import itertools
+import math
 from functools import partial
 
 import numpy as np
@@ -120,7 +121,14 @@ def test_effective_numbers_of_the_paper() -> None:
     assert effective_number(3, 0.9) == pytest.approx(2.71)
     assert effective_number(10**6, 0.999) == pytest.approx(1000)
     assert effective_number(5000, 1 - 1e-13) == pytest.approx(5000)
-    assert effective_number(3, 1 - 1e-13) == pytest.approx(3, rel=1e-9), "digits were lost"
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 5000), smallness=st.floats(0, 14))
+def test_effective_numbers_lose_no_digits(count: int, smallness: float) -> None:
+    beta = 1 - 10**-smallness
+    expected = math.fsum(beta**power for power in range(count))
+    assert effective_number(count, beta) == pytest.approx(expected, rel=1e-6)
 
 
 @settings(deadline=None)
@@ -174,6 +182,8 @@ def test_half_precision_logits_are_widened_first(dtype: torch.dtype) -> None:
         found = loss_of(choice)(logits, LABELS)
         assert found.dtype == torch.float32
         assert torch.equal(found, loss_of(choice)(logits.float(), LABELS))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(loss_of(choice)(logits, LABELS), found)
 
 
 @settings(deadline=None)
