@@ -1,6 +1,5 @@
 """The loss of each clip: how it is computed, and how much each class counts in it."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,7 +127,5 @@ def effective_number(count: int, beta: float) -> float:
         count: At least 1.
         beta: In [0, 1); 0 counts the class as one example, near 1 each example whole.
     """
-    if beta == 0:
-        return 1.0
-    # 1 - beta**count would cancel where beta is near 1.
-    return -math.expm1(count * math.log(beta)) / (1 - beta)
+    # Near beta 1 the powers are nearly whole units of rounding below 1, so the differences hold.
+    return (1 - beta**count) / (1 - beta)

@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -103,6 +103,7 @@ def test_an_epoch_can_begin_with_any_batch(
 
 
 @pytest.mark.parametrize("imbalance", ["none", "class_weights"])
+@settings(deadline=None)
 @given(data=st.data())
 def test_an_epoch_has_every_example_once(imbalance: Imbalance, data: st.DataObject) -> None:
     drawn_labels = data.draw(st.lists(st.sampled_from([0, 1]), min_size=2, max_size=40))

@@ -1,10 +1,11 @@
 import itertools
+import math
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from settings import train_config
 from torch import Tensor
@@ -67,6 +68,7 @@ def test_focal_loss_of_the_paper() -> None:
     assert ratio.tolist() == pytest.approx([100, 1000], rel=0.03)
 
 
+@settings(deadline=None)
 @given(counts=COUNTS, clips=CLIPS)
 def test_focal_loss_without_focus_is_cross_entropy(
     counts: tuple[int, int], clips: list[tuple[float, float]]
@@ -77,6 +79,7 @@ def test_focal_loss_without_focus_is_cross_entropy(
         assert torch.equal(loss_of(focal, counts, focal_gamma=0.0)(logits, targets), expected)
 
 
+@settings(deadline=None)
 @given(counts=COUNTS, choice=CHOSEN)
 def test_weights_average_one_over_the_examples(counts: tuple[int, int], choice: str) -> None:
     loss = loss_of(choice, counts)
@@ -86,6 +89,7 @@ def test_weights_average_one_over_the_examples(counts: tuple[int, int], choice: 
     assert loss.weights[rarer] >= loss.weights[1 - rarer] - 1e-9, "the rarer class counts less"
 
 
+@settings(deadline=None)
 @given(counts=COUNTS)
 def test_inverse_frequency_makes_the_classes_equal(counts: tuple[int, int]) -> None:
     for choice in ("weighted bce", "weighted focal"):
@@ -95,6 +99,7 @@ def test_inverse_frequency_makes_the_classes_equal(counts: tuple[int, int]) -> N
         assert loss_of(choice, counts).weights == pytest.approx((1, 1), rel=1e-12)
 
 
+@settings(deadline=None)
 @given(counts=COUNTS)
 def test_class_balance_lies_between_none_and_inverse_frequency(counts: tuple[int, int]) -> None:
     weights = [
@@ -118,6 +123,15 @@ def test_effective_numbers_of_the_paper() -> None:
     assert effective_number(5000, 1 - 1e-13) == pytest.approx(5000)
 
 
+@settings(deadline=None)
+@given(count=st.integers(1, 5000), smallness=st.floats(0, 14))
+def test_effective_numbers_lose_no_digits(count: int, smallness: float) -> None:
+    beta = 1 - 10**-smallness
+    expected = math.fsum(beta**power for power in range(count))
+    assert effective_number(count, beta) == pytest.approx(expected, rel=1e-6)
+
+
+@settings(deadline=None)
 @given(counts=COUNTS, choice=CHOSEN, clips=CLIPS)
 def test_by_hand_it_is_the_same(
     counts: tuple[int, int], choice: str, clips: list[tuple[float, float]]
@@ -168,8 +182,11 @@ def test_half_precision_logits_are_widened_first(dtype: torch.dtype) -> None:
         found = loss_of(choice)(logits, LABELS)
         assert found.dtype == torch.float32
         assert torch.equal(found, loss_of(choice)(logits.float(), LABELS))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(loss_of(choice)(logits, LABELS), found)
 
 
+@settings(deadline=None)
 @given(choice=CHOSEN, logit=LOGITS, first=TARGETS, second=TARGETS, share=TARGETS)
 def test_the_loss_of_mixed_targets_is_the_mixed_loss(
     choice: str, logit: float, first: float, second: float, share: float
@@ -181,6 +198,7 @@ def test_the_loss_of_mixed_targets_is_the_mixed_loss(
     assert ab == pytest.approx(share * a + (1 - share) * b, rel=1e-9, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(labels=st.lists(st.sampled_from([0.0, 1.0]), min_size=1), share=st.floats(0, 1, width=32))
 def test_smoothed_labels_keep_their_side(labels: list[float], share: float) -> None:
     hard = torch.tensor(labels)

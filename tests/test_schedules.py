@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from settings import train_config
 
@@ -57,6 +57,7 @@ def test_the_warm_up_rises_to_one_in_equal_steps(schedule: str) -> None:
     assert found[:9] == pytest.approx([*(step / 8 for step in range(1, 9)), 1])
 
 
+@settings(deadline=None)
 @given(changes=SHAPES, steps_per_epoch=st.integers(1, 30))
 def test_a_rate_rises_and_then_never_does(changes: dict[str, Any], steps_per_epoch: int) -> None:
     changes["warmup_epochs"] *= changes["epochs"]
@@ -74,6 +75,7 @@ def test_a_rate_rises_and_then_never_does(changes: dict[str, Any], steps_per_epo
         assert set(falling) == {1.0}
 
 
+@settings(deadline=None)
 @given(warmup_epochs=st.floats(0, 3), steps_per_epoch=st.integers(1, 40))
 def test_a_cosine_makes_no_leap(warmup_epochs: float, steps_per_epoch: int) -> None:
     changes = {"schedule": "cosine", "warmup_epochs": warmup_epochs, "epochs": 4}
