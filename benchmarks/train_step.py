@@ -17,8 +17,8 @@ import os
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from argparse import ArgumentParser
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ from fvc.epoch import train_epoch
 from fvc.loading import ClipLoader
 from fvc.losses import make_loss
 from fvc.networks import ClipClassifier, build_network
-from fvc.precision import choose_precision, make_bf16_safe, tune_cuda
+from fvc.precision import choose_precision, tune_cuda
 from fvc.training import start_training
 
 ROOT = Path(__file__).parents[1]
@@ -265,12 +265,9 @@ def rates(function: Callable[[], float]) -> tuple[float, float]:
 
 def operations_per_clip(case: Case) -> float:
     """Of the products and convolutions of a training step, forward and backward."""
-    with torch.device("meta"):
-        network = case.network()
-        make_bf16_safe(network)
-        clip = torch.zeros(1, 3, case.frames, case.side_px, case.side_px)
-        # Batch normalisation refuses to train on a single value for each channel.
-        pair = torch.cat([clip, clip])
+    network = case.network().to(DEVICE)
+    # Batch normalisation refuses to train on a single value for each channel.
+    pair = torch.zeros(2, 3, case.frames, case.side_px, case.side_px, device=DEVICE)
     with FlopCounterMode(display=False) as counter:
         network(pair).sum().backward()
     return counter.get_total_flops() / len(pair)
@@ -308,15 +305,17 @@ def peak_of(found: Found, dtype: torch.dtype) -> tuple[float, str]:
             if part in name and dtype == torch.bfloat16:
                 return peak, f"{peak / 1e12:.0f} TFLOP/s, {part}"
     best = max(both[0 if ON_GPU else 1] for both in found.products[dtype])
-    return best, f"{best / 1e9:.0f} GFLOP/s, the products of this run"
+    return best, f"{best / 1e9:.0f} GFLOP/s, products of this run"
 
 
 def print_figures(case: Case, found: Found) -> dict[str, float]:
     """Print the table; return the CPU seconds, on a GPU the seconds, of a clip by way."""
     operations = operations_per_clip(case)
     mixed = choose_precision(mixed=True).dtype
-    print(f"\nclips of {case.frames} x {case.side_px} x {case.side_px}, batches of {case.batch}, ")
-    print(f"{operations / 1e9:.1f} GFLOP a clip and step; medians of epochs of {case.steps} steps")
+    print(
+        f"\nclips of {case.frames} x {case.side_px} x {case.side_px}, batches of {case.batch}: "
+        f"{operations / 1e9:.1f} GFLOP a clip; medians of epochs of {case.steps} steps"
+    )
     for dtype in found.products:
         print(f"peak in {dtype}: {peak_of(found, dtype)[1]}")
     print("\n| | clips/s | CPU ms a clip | ratio | share of peak | waited |")
@@ -369,13 +368,6 @@ def print_profile(way: Way) -> None:
     print(profiler.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=60))
 
 
-def cases(args: Namespace, folder: Path) -> Iterator[Case]:
-    """One for each size."""
-    for size in args.size or (["16x112", "16x224"] if ON_GPU else ["8x64"]):
-        frames, side_px = map(int, size.split("x"))
-        yield Case(folder / size, frames, side_px, args.batch, args.steps, args.workers)
-
-
 def main() -> int:
     """Measure each size; 1 where a promise is broken."""
     parser = ArgumentParser(description=__doc__)
@@ -390,11 +382,14 @@ def main() -> int:
     args = parser.parse_args()
     print(surroundings(("torch", "torchvision", "numpy")))
     cudnn = torch.backends.cudnn.version() if ON_GPU else None
-    place = torch.cuda.get_device_name() if ON_GPU else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{place}; cuDNN {cudnn or 'not used'}; ours in {choose_precision(mixed=True).name}")
+    chip = torch.cuda.get_device_name() if ON_GPU else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{chip}; cuDNN {cudnn or 'not used'}; ours in {choose_precision(mixed=True).name}")
     claims: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases(args, Path(folder)):
+        for size in args.size or (["16x112", "16x224"] if ON_GPU else ["8x64"]):
+            frames, side_px = map(int, size.split("x"))
+            place = Path(folder) / size
+            case = Case(place, frames, side_px, args.batch, args.steps, args.workers)
             case.save()
             with ExitStack() as stack:
                 ways = ways_of(case, stack, args.compile)

@@ -80,3 +80,27 @@ def test_loading_is_compared(tmp_path: Path) -> None:
     for way in ("memory copy", "ours: one thread", "stored, one thread", "on the fly, one thread"):
         ((_, *figures),) = cells(printed, way)
         assert all(float(figure) > 0 for figure in figures)
+
+
+@pytest.mark.slow
+def test_training_steps_are_compared_without_what_a_gpu_machine_lacks(tmp_path: Path) -> None:
+    missing = ("mlflow", "dvc", "av", "polars", "sklearn", "cv2", "pydantic")
+    few = ("--size", "8x32", "--batch", "2", "--steps", "1", "--rounds", "1")
+    printed = run("train_step.py", *few, absent=missing, folder=tmp_path, codes=(0, 1))
+    for way in ("ours", "ours, float32", "plain loop, float32"):
+        found = [row for row in cells(printed, way) if row[0] == way]
+        ((_, clips_per_s, cpu_ms, ratio, share, waited),) = found
+        assert min(float(clips_per_s), float(cpu_ms), float(ratio)) > 0
+        # Of 2 clips of 32 x 32 far less than the products reach; above it, operations are made up.
+        assert 0 < float(share.rstrip("%")) < 150
+        assert 0 <= float(waited.rstrip("%")) < 100
+
+
+@pytest.mark.slow
+def test_the_engine_is_compared_with_bare_steps(tmp_path: Path) -> None:
+    few = ("--side", "32", "--batch", "2", "--steps", "2", "--epochs", "2")
+    printed = run("engine_overhead.py", *few, absent=(), folder=tmp_path, codes=(0, 1))
+    for name in ("a bare step", "a step of the engine", "telling MLflow", "a checkpoint"):
+        ((_, milliseconds),) = cells(printed, name)
+        assert float(milliseconds) > 0
+    assert re.search(r"percent that the engine adds: .*at most 3", printed)
