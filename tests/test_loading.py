@@ -16,10 +16,13 @@ from fvc.batches import Batch
 from fvc.clip_files import save_clips
 from fvc.config import ClipsConfig, Imbalance, LoaderConfig, load_params
 from fvc.dataset import Augmentation, ClipDataset
-from fvc.epoch import start_training, train_epoch
+from fvc.diagnostics import Tally
+from fvc.epoch import train_epoch
 from fvc.errors import FvcError
 from fvc.loading import Buffers, ClipLoader, prefetched
+from fvc.losses import make_loss
 from fvc.networks import ClipClassifier
+from fvc.training import start_training
 
 PARAMS = load_params(ROOT / "params.yaml")
 PLAIN = LoaderConfig(
@@ -177,10 +180,11 @@ def small_network(clips: ClipsConfig) -> ClipClassifier:
 
 def trained_weights(clips: Path, config: LoaderConfig) -> list[bytes]:
     network = small_network(clips_config(2, 4, 16, fit="native"))
-    training = start_training(network, PARAMS.train)
+    loss = make_loss(PARAMS.train, (1, 1))
+    training = start_training(network, loss, PARAMS.train, seed=0)
     with loader_of(clips, config) as loader:
         for epoch in range(2):
-            train_epoch(training, loader.batches(epoch), PARAMS.train, seed=0, epoch=epoch)
+            train_epoch(training, loader.batches(epoch), Tally(), epoch=epoch, steps=len(loader))
     return [value.numpy().tobytes() for value in network.state_dict().values()]
 
 
