@@ -37,6 +37,10 @@ LASTING = 3
 """Epochs in a row. A network that has barely trained calls all videos alike for an epoch or two,
 and one validation set is small enough for luck."""
 
+STILL_FALLS = 0.99
+"""Of the loss that those epochs began with: below it, the network is on its way. It may sort all
+videos well by then, and have them on one side of the threshold yet."""
+
 HAND_SHARE = 1.0e-3
 """Of the loss. Rounding in float32 makes a difference of 1e-6; a clip counted twice, a weight left
 out or a mean over batches of unequal size makes one of 1e-2."""
@@ -120,11 +124,13 @@ def _exploding(rows: Sequence[EpochRow]) -> str | None:
 def _single_class(rows: Sequence[EpochRow]) -> str | None:
     for part, what in (("train", "training clips"), ("validation", "validation videos")):
         # Where the labels are of one class, calling all videos alike is right.
-        both = all(f"{part}/roc_auc" in row for row in rows[-LASTING:])
-        shares = {row.get(f"{part}/called_fake") for row in rows[-LASTING:]}
-        if len(rows) >= LASTING and both and shares in ({0}, {1}):
+        known = [row for row in rows[-LASTING:] if f"{part}/roc_auc" in row]
+        shares = {row.get(f"{part}/called_fake") for row in known}
+        if len(known) < LASTING or shares not in ({0}, {1}):
+            continue
+        if known[-1][f"{part}/loss"] > STILL_FALLS * known[0][f"{part}/loss"]:
             called = "fake" if shares == {1} else "real"
-            return f"all {what} were called {called} for {LASTING} epochs"
+            return f"all {what} were called {called} for {LASTING} epochs without a lower loss"
     return None
 
 

@@ -24,15 +24,15 @@ def run(store: MlflowClient) -> OpenRun:
     return OpenRun(store, store.create_run(experiment_id(store)).info.run_id)
 
 
-def report(run: OpenRun, *lengths: int, broken: EpochRow | None = None) -> None:
+def report(run: OpenRun, *lengths: int, broken_in: int | None = None) -> None:
     """As one process does that has seen so many epochs, and maybe one that it cannot end."""
     # Another process knows nothing of what this one remembers.
     anew = OpenRun(run.client, run.run_id)
     with reporting(anew, 0, train_config(), best_of=best_epoch, clips_per_step=4) as reporter:
         for length in lengths:
             reporter.on_epoch(ROWS[:length])
-        if broken is not None:
-            require_finite(broken, epoch=int(broken["epoch"]))
+        if broken_in is not None:
+            require_finite({"train/loss": float("nan")}, epoch=broken_in)
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -100,8 +100,7 @@ def test_the_store_is_asked_once_for_what_it_has(
 def test_a_training_that_diverged_leaves_its_mark(
     run: OpenRun, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken: EpochRow = {"epoch": 2, "train/loss": float("nan")}
     with pytest.raises(Diverged):
-        report(run, 2, broken=broken)
+        report(run, 2, broken_in=2)
     assert run.tags()["fvc.warning.nan"].startswith("epoch 3: train/loss is nan")
     assert warnings_of(caplog)[0].startswith("nan: epoch 3: train/loss is nan")
