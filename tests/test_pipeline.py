@@ -163,7 +163,9 @@ def test_runs_are_told_apart_by_what_training_reads() -> None:
 
 def test_checkpoints_are_bound_to_all_code_behind_the_weights() -> None:
     package = ROOT / "fvc"
-    roots = [package / f"{name}.py" for name in ("fold_videos", "loop", "loading", "predict")]
+    roots = [
+        package / f"{name}.py" for name in ("fold_videos", "loading", "loop", "losses", "predict")
+    ]
     reached = {name_of(path) for source in roots for path in reach_of(source)}
     # The settings themselves are bound, too; how strength bends them is in their module.
     settings = {name for name in reached if name.startswith("config/")}
