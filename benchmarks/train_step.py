@@ -282,9 +282,8 @@ class Found(NamedTuple):
 
 def measure(ways: dict[str, Way], rounds: int) -> Found:
     """Let all ways and the products take turns; what the first round compiles does not count."""
-    dtypes = [torch.float32, choose_precision(mixed=True).dtype]
-    multiply = {dtype: gemm(dtype) for dtype in dtypes}
-    found = Found({name: [] for name in ways}, {dtype: [] for dtype in dtypes})
+    multiply = {dtype: gemm(dtype) for dtype in (torch.float32, choose_precision(mixed=True).dtype)}
+    found = Found({name: [] for name in ways}, {dtype: [] for dtype in multiply})
     for number in range(rounds + 1):
         for name, way in ways.items():
             epoch = spent(way, number)
@@ -346,8 +345,7 @@ def claims_of(case: Case, found: Found, seconds: dict[str, float]) -> dict[str, 
             claims[f"clips/s at {size}"] = (1 / seconds["ours"], least)
         return claims
     mixed = choose_precision(mixed=True).dtype
-    if mixed == torch.float32:
-        print("this processor does not compute in bfloat16: nothing is promised")
+    if mixed == torch.float32:  # The processor does not compute in bfloat16.
         return {}
     share = operations_per_clip(case) / seconds["ours"] / peak_of(found, mixed)[0]
     return {
