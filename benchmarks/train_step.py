@@ -63,7 +63,6 @@ CLIPS_PER_S = {(16, 112): 1000.0, (16, 224): 250.0}
 class Spent(NamedTuple):
     """One epoch of a way."""
 
-    clips: int
     clock_s: float
     cpu_s: float
     """Of all threads and workers."""
@@ -123,7 +122,7 @@ class Ours:
         )
 
     def __call__(self, epoch: int) -> float:
-        """Train for an epoch; gives the share of the time that was waited for batches."""
+        """Train for an epoch."""
         tune_cuda(fixed_size=True)
         batches = self.loader.batches(epoch)
         steps = len(self.loader)
@@ -170,7 +169,7 @@ class Plain:
         self.scaler = torch.amp.GradScaler(DEVICE.type) if half else None
 
     def __call__(self, _: int) -> float:
-        """Train for an epoch; gives the share of the time that was waited for batches."""
+        """Train for an epoch."""
         # As its script and PyTorch have them.
         torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
         self.model.train()
@@ -205,6 +204,7 @@ class Plain:
 
 
 Way = Callable[[int], float]
+"""Trains for an epoch; gives the share of the time in which it waited."""
 
 
 def ways_of(case: Case, stack: ExitStack, with_compiled: bool) -> dict[str, Way]:
@@ -221,17 +221,17 @@ def ways_of(case: Case, stack: ExitStack, with_compiled: bool) -> dict[str, Way]
     return ways
 
 
-def spent(way: Way, epoch: int, clips: int) -> Spent:
+def spent(way: Way, epoch: int) -> Spent:
     """What one epoch takes, all that it left to a GPU included."""
     synchronise()
     cpu, clock = cpu_s(), time.perf_counter()
     waited = way(epoch)
     synchronise()
-    return Spent(clips, time.perf_counter() - clock, cpu_s() - cpu, waited)
+    return Spent(time.perf_counter() - clock, cpu_s() - cpu, waited)
 
 
 def synchronise() -> None:
-    """Wait for the GPU, where there is one."""
+    """Wait for the GPU."""
     if ON_GPU:
         torch.cuda.synchronize()
 
@@ -274,20 +274,19 @@ def operations_per_clip(case: Case) -> float:
 
 
 class Found(NamedTuple):
-    """Everything that was measured of one case."""
+    """Everything measured of one case."""
 
     epochs: dict[str, list[Spent]]
     products: dict[torch.dtype, list[tuple[float, float]]]
 
 
-def measure(case: Case, ways: dict[str, Way], rounds: int) -> Found:
+def measure(ways: dict[str, Way], rounds: int) -> Found:
     """Let all ways and the products take turns; what the first round compiles does not count."""
-    dtypes = [torch.float32, choose_precision(mixed=True).dtype]
-    multiply = {dtype: gemm(dtype) for dtype in dtypes}
-    found = Found({name: [] for name in ways}, {dtype: [] for dtype in dtypes})
+    multiply = {dtype: gemm(dtype) for dtype in (torch.float32, choose_precision(mixed=True).dtype)}
+    found = Found({name: [] for name in ways}, {dtype: [] for dtype in multiply})
     for number in range(rounds + 1):
         for name, way in ways.items():
-            epoch = spent(way, number, len(case.labels))
+            epoch = spent(way, number)
             if number:
                 found.epochs[name].append(epoch)
         for dtype, function in multiply.items():
@@ -300,10 +299,9 @@ def measure(case: Case, ways: dict[str, Way], rounds: int) -> Found:
 def peak_of(found: Found, dtype: torch.dtype) -> tuple[float, str]:
     """Operations per second that can be had, and what that is; of CPU time without a GPU."""
     if ON_GPU:
-        name = torch.cuda.get_device_name()
-        for part, peak in PEAKS.items():
-            if part in name and dtype == torch.bfloat16:
-                return peak, f"{peak / 1e12:.0f} TFLOP/s, {part}"
+        known = [part for part in PEAKS if part in torch.cuda.get_device_name()]
+        if known and dtype == torch.bfloat16:
+            return PEAKS[known[0]], f"{PEAKS[known[0]] / 1e12:.0f} TFLOP/s, {known[0]}"
     best = max(both[0 if ON_GPU else 1] for both in found.products[dtype])
     return best, f"{best / 1e9:.0f} GFLOP/s, products of this run"
 
@@ -325,13 +323,12 @@ def print_figures(case: Case, found: Found) -> dict[str, float]:
         for name, epochs in found.epochs.items()
     }
     for name, epochs in found.epochs.items():
-        clock = median(each.clock_s for each in epochs) / len(case.labels)
-        cpu = median(each.cpu_s for each in epochs) / len(case.labels)
+        clock, cpu, waited = (median(values) for values in zip(*epochs, strict=True))
         dtype = torch.float32 if "float32" in name else mixed
         share = operations / seconds[name] / peak_of(found, dtype)[0]
-        waited = median(each.waited for each in epochs)
         ratio = seconds[name] / seconds["ours"]
-        cells = f"{1 / clock:.4g} | {cpu * 1e3:.4g} | {ratio:.2f} | {share:.0%} | {waited:.1%}"
+        clips_per_s, cpu_ms = len(case.labels) / clock, cpu / len(case.labels) * 1e3
+        cells = f"{clips_per_s:.4g} | {cpu_ms:.4g} | {ratio:.2f} | {share:.0%} | {waited:.1%}"
         print(f"| {name} | {cells} |")
     print(flush=True)
     return seconds
@@ -342,14 +339,13 @@ def claims_of(case: Case, found: Found, seconds: dict[str, float]) -> dict[str, 
     if ON_GPU:
         size = f"{case.frames}x{case.side_px}"
         waited = median(each.waited for each in found.epochs["ours"])
-        claims = {f"waited for batches at {size}": (-waited, -0.02)}
+        claims = {f"percent waited for batches at {size}": (-100 * waited, -2)}
         if (case.frames, case.side_px) in CLIPS_PER_S:
             least = CLIPS_PER_S[case.frames, case.side_px]
             claims[f"clips/s at {size}"] = (1 / seconds["ours"], least)
         return claims
     mixed = choose_precision(mixed=True).dtype
-    if mixed == torch.float32:
-        print("this processor does not compute in bfloat16: nothing is promised")
+    if mixed == torch.float32:  # The processor does not compute in bfloat16.
         return {}
     share = operations_per_clip(case) / seconds["ours"] / peak_of(found, mixed)[0]
     return {
@@ -381,9 +377,8 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="say what ours spends its time in")
     args = parser.parse_args()
     print(surroundings(("torch", "torchvision", "numpy")))
-    cudnn = torch.backends.cudnn.version() if ON_GPU else None
     chip = torch.cuda.get_device_name() if ON_GPU else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{chip}; cuDNN {cudnn or 'not used'}; ours in {choose_precision(mixed=True).name}")
+    print(f"{chip}; cuDNN {torch.backends.cudnn.version() if ON_GPU else 'not used'}")
     claims: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for size in args.size or (["16x112", "16x224"] if ON_GPU else ["8x64"]):
@@ -393,7 +388,7 @@ def main() -> int:
             case.save()
             with ExitStack() as stack:
                 ways = ways_of(case, stack, args.compile)
-                found = measure(case, ways, args.rounds)
+                found = measure(ways, args.rounds)
                 claims |= claims_of(case, found, print_figures(case, found))
                 if args.profile:
                     print_profile(ways["ours"])
