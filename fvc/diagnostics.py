@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from fvc.errors import FvcError
+from fvc.memory import RAISED, is_out_of_memory
 from fvc.validation import roc_auc
 
 SERIES = (
@@ -156,8 +157,10 @@ class Tally:
         if self._num_steps % UPDATE_EVERY:
             yield
             return
-        before = [weight.detach().clone() for weight in weights]
+        before = _copies(weights)
         yield
+        if not before:
+            return
         for earlier, weight in zip(before, weights, strict=True):
             earlier.sub_(weight.detach())
         length = get_total_norm([weight.detach() for weight in weights])
@@ -264,6 +267,16 @@ class Tally:
 
     def _seconds(self) -> float:
         return self._earlier_s + time.perf_counter() - self._started
+
+
+def _copies(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Nothing where memory does not suffice: a training must not end for a number to look at."""
+    try:
+        return [weight.detach().clone() for weight in weights]
+    except RAISED as error:
+        if not is_out_of_memory(error):
+            raise
+        return []
 
 
 def gradient_norms(

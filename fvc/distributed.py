@@ -188,25 +188,6 @@ def not_averaged(network: nn.Module) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-@contextmanager
-def alone(network: nn.Module) -> Iterator[None]:
-    """Let a network, not the wrapped one, run forward and backward with no other rank taking part.
-
-    It shows how much memory a micro-batch needs. Out of memory within a step
-    would leave the other ranks waiting; here, they can agree on a smaller one.
-    Batch normalisation uses the statistics it has, and keeps them; gradients
-    have to be cleared.
-    """
-    training = [layer for layer in network.modules() if _normalises_by_batch(layer)]
-    for layer in training:
-        layer.eval()
-    try:
-        yield
-    finally:
-        for layer in training:
-            layer.train()
-
-
 def share_statistics(network: nn.Module, world: World) -> None:
     """Give all ranks rank 0's batch-norm statistics; to be called after each step.
 
@@ -223,7 +204,3 @@ def share_statistics(network: nn.Module, world: World) -> None:
 def _is_local(module: nn.Module) -> bool:
     """Whether it is a batch normalisation that sees its own rank's clips only."""
     return isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
-
-
-def _normalises_by_batch(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and module.training

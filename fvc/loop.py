@@ -7,7 +7,7 @@ from pathlib import Path
 from fvc.config import EngineConfig
 from fvc.epoch import Loader, StepDone, accumulation_steps, train_epoch
 from fvc.errors import Stopped
-from fvc.memory import memory_in_use_mib, release
+from fvc.memory import memory_in_use_mib, release, settled
 from fvc.resuming import Checkpoints, History, Progress, best_epoch, is_finished
 from fvc.training import OutOfMemoryOnRank, Training, Validate
 
@@ -77,20 +77,21 @@ def fit(
     progress = kept.resume()
     if progress.history:
         hooks.on_epoch(tuple(progress.history))
-    while not is_finished(progress.history, config):
-        try:
-            series = _run_epoch(training, loader, progress, engine, kept, hooks)
-            series |= validate(training.scored)
-        except Stopped:
+    with settled():
+        while not is_finished(progress.history, config):
+            try:
+                series = _run_epoch(training, loader, progress, engine, kept, hooks)
+                series |= validate(training.scored)
+            except Stopped:
+                kept.save(progress)
+                raise
+            except OutOfMemoryOnRank:
+                kept.note_micro_batch()
+                raise
+            progress.end_epoch(series, config.best_by)
             kept.save(progress)
-            raise
-        except OutOfMemoryOnRank:
-            kept.note_micro_batch()
-            raise
-        progress.end_epoch(series, config.best_by)
-        kept.save(progress)
-        release()
-        hooks.on_epoch(tuple(progress.history))
+            release()
+            hooks.on_epoch(tuple(progress.history))
     training.network.load_state_dict(kept.best())
     return FitResult(
         history=tuple(progress.history),

@@ -71,7 +71,8 @@ def accumulate(training: Training, batches: Sequence[Batch], number: int) -> Out
             said = str(error)
         # Outside the handler: the error holds the frames that hold the tensors.
         release()
-        training.micro_batch = halved(training.micro_batch, said)
+        largest = max(len(batch.labels) for batch in batches)
+        training.micro_batch = halved(min(training.micro_batch, largest), said)
         logger.warning(
             "step %d ran out of memory: going on with %d clips at once, as many in a step",
             *(number, training.micro_batch),

@@ -64,6 +64,8 @@ class Training:
     called: Callable[..., Tensor] = field(init=False)
     """What is called in the network's place: it may be compiled, or average over ranks."""
     _averaged: nn.Module = field(init=False)
+    _few: bool | None = field(init=False, default=None)
+    """Whether the last pass had too few clips for statistics of its own."""
     _prepared_for: int = field(init=False, default=0)
     """How many weights trained when that was made; stages that train stay trained."""
 
@@ -75,6 +77,7 @@ class Training:
     def begin_epoch(self, epoch: int) -> None:
         """Let those parameters train that do in this epoch, counted from 0."""
         set_trainable(self.network, self.config, epoch)
+        self._few = None
         moving = len(self.moving)
         if moving != self._prepared_for:
             self._averaged = wrapped(self.network, self.world)
@@ -86,7 +89,11 @@ class Training:
         self, clips: Float[Tensor, "B C T H W"], mask: Bool[Tensor, "B H W"] | None
     ) -> Float[Tensor, "B"]:
         """The logits of normalised clips in training, in float32."""
-        set_train_mode(self.network, self.config, len(clips))
+        few = len(clips) < self.config.frozen_batch_norm_below
+        # It takes half a millisecond, so only where something is to change.
+        if not self.network.training or few != self._few:
+            set_train_mode(self.network, self.config, len(clips))
+            self._few = few
         with self.precision.autocast():
             logits = self.called(clips.contiguous(memory_format=self.precision.memory_format), mask)
         return logits.squeeze(1).float()

@@ -22,7 +22,7 @@ from fvc.batches import Batch
 from fvc.clip_files import save_clips
 from fvc.config import LoaderConfig
 from fvc.dataset import ClipDataset
-from fvc.distributed import World, alone, not_averaged, share_statistics, world, wrapped
+from fvc.distributed import World, not_averaged, share_statistics, world, wrapped
 from fvc.errors import FvcError
 from fvc.loading import ClipLoader
 from fvc.networks import ClipClassifier
@@ -50,8 +50,6 @@ class Case(NamedTuple):
     num_workers: int = 0
     unfrozen_at: int = 0
     """The step from which the convolution trains, too."""
-    rehearsed: bool = False
-    """Whether one rank runs a micro-batch alone before each step."""
 
 
 # Ten clips in an epoch.
@@ -63,7 +61,6 @@ CASES = {
     "micro-batches": Case(9, micro_batch=2),
     "micro-batches of one clip": Case(9, micro_batch=1, num_workers=1),
     "unfreezing": Case(5, unfrozen_at=4),
-    "rehearsed": Case(5, micro_batch=2, rehearsed=True),
 }
 OWN_STATISTICS = Case(4, frozen_statistics=False)
 
@@ -137,10 +134,6 @@ def train(case: Case, folder: Path, around: World) -> tuple[list[float], dict[st
                 convolution.requires_grad_(True)
                 whole = wrapped(network, around)
             parts = list(micro_batches(group, case.micro_batch))
-            if case.rehearsed and around.rank == 0:
-                with alone(network):
-                    torch.autograd.backward(summed_loss(network, network, *parts[0]))
-                optimizer.zero_grad()
             clips, total = sum(batch.counted_by_all for batch in group), 0.0
             for number, part in enumerate(parts, 1):
                 with nullcontext() if number == len(parts) else not_averaged(whole):

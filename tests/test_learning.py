@@ -21,7 +21,11 @@ from fvc.networks import build_network
 from fvc.predict import video_logits
 from fvc.training import start_training
 
-GOLDEN = ()
+GOLDEN = [
+    *(0.771008, 0.743088, 0.778278, 0.54494, 0.673724),
+    *(0.644507, 0.625675, 0.661169, 0.693446, 0.713117),
+]
+"""Of `ten_losses`. Without a step between them they are off by up to 4e-3; threads are worth 3e-6."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -95,7 +99,7 @@ def test_shuffled_labels_teach_nothing(tmp_path: Path, shuffled: bool) -> None:
 
 def ten_losses() -> list[float]:
     """Of the real network, from its first weights, in float32."""
-    config = train_config(mixed_precision=False, learning_rate=1.0e-4)
+    config = train_config(mixed_precision=False, learning_rate=3.0e-6)
     torch.manual_seed(0)
     network = build_network(model_config(), clips_config(1, 8, 32))
     generator = torch.Generator().manual_seed(0)

@@ -17,6 +17,7 @@ from fvc.config import Params, TrainConfig, load_params
 from fvc.dataset import Augmentation, ClipDataset
 from fvc.diagnostics import EpochRow, repeatable_series
 from fvc.distributed import World, part_of, world
+from fvc.epoch import accumulation_steps
 from fvc.errors import FvcError, Stopped
 from fvc.files import read_json, replacing, sha256_of, sha256_of_file
 from fvc.fold_outputs import final_results
@@ -257,10 +258,10 @@ def told_to(
     tracked: tracking.OpenRun, fold: int, config: TrainConfig, checkpoints: Path
 ) -> Iterator[dict[str, Callable[..., None]]]:
     """Log and report a training for the length of the block: gives what it is to call."""
-    batch_size = config.batch_size
+    clips = config.batch_size * accumulation_steps(config.batch_size)
     with (
         training_log(checkpoints / LOG, tracked.run_id, tracked.log_file),
-        reporting(tracked, fold, config, best_of=best_epoch, clips_per_step=batch_size) as reporter,
+        reporting(tracked, fold, config, best_of=best_epoch, clips_per_step=clips) as reporter,
     ):
         yield {
             "on_epoch": reporter.on_epoch,
