@@ -36,11 +36,11 @@ from fvc.clip_files import save_clips
 from fvc.config import Params, load_params
 from fvc.dataset import ClipDataset
 from fvc.loading import ClipLoader
-from fvc.loop import Hooks, fit
-from fvc.losses import make_loss
 from fvc.networks import ClipClassifier, build_network
 from fvc.records import FOLDS
-from fvc.training import Training, start_training
+from fvc.training.loop import Hooks, fit
+from fvc.training.losses import make_loss
+from fvc.training.state import Training, start_training
 
 ROOT = Path(__file__).parents[1]
 MOST = 0.03

@@ -41,13 +41,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from fvc.clip_files import load_clips, save_clips
 from fvc.config import ClipsConfig, LoaderConfig, ModelConfig, TrainConfig
 from fvc.dataset import ClipDataset
-from fvc.diagnostics import Tally
-from fvc.epoch import train_epoch
 from fvc.loading import ClipLoader
-from fvc.losses import make_loss
 from fvc.networks import ClipClassifier, build_network
 from fvc.precision import choose_precision, tune_cuda
-from fvc.training import start_training
+from fvc.training.diagnostics import Tally
+from fvc.training.epoch import train_epoch
+from fvc.training.losses import make_loss
+from fvc.training.state import start_training
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from fvc.batches import Batch
 from fvc.config import EngineConfig, TrainConfig
-from fvc.diagnostics import MEASURED_SERIES, EpochRow
-from fvc.loop import FitResult, Hooks, fit
-from fvc.losses import make_loss
 from fvc.networks import ClipClassifier
 from fvc.predict import video_logits
-from fvc.training import start_training
+from fvc.training.diagnostics import MEASURED_SERIES, EpochRow
+from fvc.training.loop import FitResult, Hooks, fit
+from fvc.training.losses import make_loss
+from fvc.training.state import start_training
 from fvc.validation import validation_series
 
 CONFIG = train_config()

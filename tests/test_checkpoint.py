@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from fvc.checkpoint import (
+from fvc.errors import FvcError
+from fvc.training.checkpoint import (
     Position,
     load_best_weights,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
 )
-from fvc.errors import FvcError
 
 
 def save(
@@ -196,7 +196,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import torch
-from fvc.checkpoint import Position, load_checkpoint, save_checkpoint
+from fvc.training.checkpoint import Position, load_checkpoint, save_checkpoint
 
 def save(epochs, values):
     state = {"tensor": torch.full((values,), float(epochs))}

@@ -3,8 +3,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from fvc.conditions import CHECKS, Condition, conditions_of, diverged
-from fvc.diagnostics import Diverged, EpochRow, require_finite
+from fvc.training.conditions import CHECKS, Condition, conditions_of, diverged
+from fvc.training.diagnostics import Diverged, EpochRow, require_finite
 
 HEALTHY: dict[str, float] = {
     "train/loss": 0.69,

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
-from fvc.diagnostics import (
+from fvc.training.diagnostics import (
     MEASURED_SERIES,
     SERIES,
     STAGE_SERIES,

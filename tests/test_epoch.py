@@ -11,12 +11,12 @@ from torch.nn import functional
 
 from fvc.batches import Batch
 from fvc.config import ModelConfig, TrainConfig
-from fvc.diagnostics import SERIES, STAGE_SERIES, Tally
-from fvc.epoch import accumulation_steps, grouped, timed, train_epoch
 from fvc.errors import FvcError
-from fvc.losses import make_loss
 from fvc.networks import ClipClassifier, build_network
-from fvc.training import Training, start_training
+from fvc.training.diagnostics import SERIES, STAGE_SERIES, Tally
+from fvc.training.epoch import accumulation_steps, grouped, timed, train_epoch
+from fvc.training.losses import make_loss
+from fvc.training.state import Training, start_training
 
 CONFIG = train_config(
     optimizer="adam",

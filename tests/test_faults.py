@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fvc.errors import FvcError, Stopped
 from fvc.networks import ClipClassifier
-from fvc.training import Training
+from fvc.training.state import Training
 
 EIGHT = replace(CONFIG, batch_size=8, mixed_precision=False)
 

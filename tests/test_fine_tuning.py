@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fvc.config import ModelConfig, TrainConfig
-from fvc.fine_tuning import (
+from fvc.networks import FEATURES, ClipClassifier, build_network
+from fvc.training.fine_tuning import (
     parameter_groups,
     set_train_mode,
     set_trainable,
     stages_of,
 )
-from fvc.networks import FEATURES, ClipClassifier, build_network
 
 CLIPS = clips_config(1, 4, 16)
 

@@ -15,12 +15,12 @@ from small_training import CONFIG, MadeBatches, small_network, train
 from torch import Tensor
 
 from fvc.batches import Batch
-from fvc.diagnostics import Tally
-from fvc.epoch import train_epoch
-from fvc.losses import make_loss
 from fvc.networks import build_network
 from fvc.predict import video_logits
-from fvc.training import start_training
+from fvc.training.diagnostics import Tally
+from fvc.training.epoch import train_epoch
+from fvc.training.losses import make_loss
+from fvc.training.state import start_training
 
 GOLDEN = [
     *(0.771008, 0.743088, 0.778278, 0.54494, 0.673724),

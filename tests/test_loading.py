@@ -16,13 +16,13 @@ from fvc.batches import Batch
 from fvc.clip_files import save_clips
 from fvc.config import ClipsConfig, Imbalance, LoaderConfig, load_params
 from fvc.dataset import Augmentation, ClipDataset
-from fvc.diagnostics import Tally
-from fvc.epoch import train_epoch
 from fvc.errors import FvcError
 from fvc.loading import Buffers, ClipLoader, prefetched
-from fvc.losses import make_loss
 from fvc.networks import ClipClassifier
-from fvc.training import start_training
+from fvc.training.diagnostics import Tally
+from fvc.training.epoch import train_epoch
+from fvc.training.losses import make_loss
+from fvc.training.state import start_training
 
 PARAMS = load_params(ROOT / "params.yaml")
 PLAIN = LoaderConfig(

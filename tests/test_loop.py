@@ -20,13 +20,13 @@ from small_training import (
 
 from fvc.batches import Batch
 from fvc.config import ModelConfig
-from fvc.diagnostics import EpochRow
 from fvc.errors import FvcError
-from fvc.loop import FitResult
 from fvc.networks import ClipClassifier, build_network
 from fvc.precision import Precision
 from fvc.predict import video_logits
-from fvc.resuming import best_epoch, is_finished
+from fvc.training.diagnostics import EpochRow
+from fvc.training.loop import FitResult
+from fvc.training.resuming import best_epoch, is_finished
 from fvc.validation import validation_series
 
 
@@ -148,7 +148,7 @@ def test_another_number_format_starts_anew(tmp_path: Path) -> None:
     train(tmp_path, config=replace(CONFIG, mixed_precision=False))
     half = Precision(torch.device("cpu"), torch.bfloat16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fvc.training.choose_precision", lambda _: half)
+        patch.setattr("fvc.training.state.choose_precision", lambda _: half)
         seen: list[int] = []
         _, result = train(tmp_path, lambda history: seen.append(len(history)))
     assert seen == [1, 2, 3, 4, 5]

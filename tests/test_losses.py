@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from fvc.losses import ClipLoss, effective_number, make_loss
-from fvc.mixing import smoothed
+from fvc.training.losses import ClipLoss, effective_number, make_loss
+from fvc.training.mixing import smoothed
 
 NONE = {"imbalance": "none"}
 WEIGHTED = {"imbalance": "class_weights"}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fvc.batches import Batch, collate
-from fvc.mixing import Mixing, mixed_part, mixing_of
+from fvc.training.mixing import Mixing, mixed_part, mixing_of
 
 SIDES = st.tuples(st.integers(1, 6), st.integers(1, 6))
 

@@ -143,7 +143,7 @@ def test_each_engine_has_its_door(engine: str) -> None:
 
 def test_training_imports_little(tmp_path: Path) -> None:
     """A GPU machine may have no MLflow, DVC, PyAV or polars."""
-    for module in ("loop", "loading", "predict", "networks"):
+    for module in ("training.loop", "loading", "predict", "networks"):
         for path in reach_of(source_of(f"fvc.{module}") or tmp_path, lazily=False):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             names = [
@@ -164,7 +164,8 @@ def test_runs_are_told_apart_by_what_training_reads() -> None:
 def test_checkpoints_are_bound_to_all_code_behind_the_weights() -> None:
     package = ROOT / "fvc"
     roots = [
-        package / f"{name}.py" for name in ("fold_videos", "loading", "loop", "losses", "predict")
+        package / f"{name}.py"
+        for name in ("fold_videos", "loading", "predict", "training/loop", "training/losses")
     ]
     reached = {name_of(path) for source in roots for path in reach_of(source)}
     # The settings themselves are bound, too; how strength bends them is in their module.

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from fvc.diagnostics import EpochRow
-from fvc.progress import LiveLine, epoch_line
+from fvc.training.diagnostics import EpochRow
+from fvc.training.progress import LiveLine, epoch_line
 
 
 class Terminal(io.StringIO):

@@ -4,11 +4,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 from settings import train_config
 
-from fvc.diagnostics import Diverged, EpochRow, require_finite
-from fvc.reporting import reporting
-from fvc.resuming import best_epoch
 from fvc.tracking import OpenRun
 from fvc.tracking.store import experiment_id
+from fvc.training.diagnostics import Diverged, EpochRow, require_finite
+from fvc.training.reporting import reporting
+from fvc.training.resuming import best_epoch
 
 ROWS: list[EpochRow] = [
     {"epoch": epoch, "train/loss": loss, "validation/loss": loss}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from settings import train_config
 
-from fvc.schedules import rate_factor
+from fvc.training.schedules import rate_factor
 
 SCHEDULES = ["constant", "cosine", "step"]
 SHAPES = st.fixed_dictionaries(

@@ -198,8 +198,8 @@ def test_a_training_that_diverges_keeps_its_checkpoint_and_says_so(
     assert run.info.status == "FAILED"
     text = run.data.tags["fvc.warning.nan"]
     log = log_of(store, run)
-    assert f"WARNING fvc.reporting: nan: {text}" in log
-    assert "ERROR fvc.training_log: epoch" in log
+    assert f"WARNING fvc.training.reporting: nan: {text}" in log
+    assert "ERROR fvc.training.log: epoch" in log
     kept = [path.name for path in (corpus.root / "checkpoints" / "0").glob("epoch-*.pt")]
     assert kept, f"no good checkpoint is left: {text}"
 

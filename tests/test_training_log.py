@@ -9,7 +9,7 @@ from test_progress import Terminal
 from tqdm import tqdm
 
 from fvc.errors import FvcError
-from fvc.training_log import training_log
+from fvc.training.log import training_log
 
 logger = logging.getLogger("fvc.somewhere")
 
@@ -70,7 +70,7 @@ def test_the_end_is_in_the_file_and_left_to_the_command_line(
             training_log(tmp_path / "train.log", "r1", kept),
         ):
             raise error
-    assert "ERROR fvc.training_log: epoch 3: diverged. Go slower.\n" in kept[0]
+    assert "ERROR fvc.training.log: epoch 3: diverged. Go slower.\n" in kept[0]
     assert kept[1].endswith("ended by KeyboardInterrupt: \n")
     assert capsys.readouterr().err == ""
 

@@ -15,16 +15,12 @@ from fvc import plots, tracking
 from fvc.clip_files import read_key
 from fvc.config import Params, TrainConfig, load_params
 from fvc.dataset import Augmentation, ClipDataset
-from fvc.diagnostics import EpochRow, repeatable_series
 from fvc.distributed import World, part_of, world
-from fvc.epoch import accumulation_steps
 from fvc.errors import FvcError, Stopped
 from fvc.files import read_json, replacing, sha256_of, sha256_of_file
 from fvc.fold_outputs import final_results
 from fvc.fold_videos import video_clips, videos_of_fold
 from fvc.loading import ClipLoader
-from fvc.loop import FitResult, Hooks, fit
-from fvc.losses import make_loss
 from fvc.metrics import Outcomes, confusion_matrix
 from fvc.networks import WEIGHTS, ClipClassifier, build_network, save_network
 from fvc.precision import choose_precision
@@ -32,11 +28,15 @@ from fvc.predict import probability_fake, video_logits
 from fvc.process import stop_on_sigterm
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
-from fvc.reporting import reporting
-from fvc.resuming import best_epoch
 from fvc.seeding import seed_for
-from fvc.training import start_training
-from fvc.training_log import LOG, training_log
+from fvc.training.diagnostics import EpochRow, repeatable_series
+from fvc.training.epoch import accumulation_steps
+from fvc.training.log import LOG, training_log
+from fvc.training.loop import FitResult, Hooks, fit
+from fvc.training.losses import make_loss
+from fvc.training.reporting import reporting
+from fvc.training.resuming import best_epoch
+from fvc.training.state import start_training
 from fvc.validation import validation_series
 
 Item = TypeVar("Item")
@@ -48,20 +48,13 @@ PACKAGE = Path(tracking.__file__).parents[1]
 CODE = (
     "batches.py",
     "caching.py",
-    "checkpoint.py",
     "clip_files.py",
     "config/augmentation.py",
     "dataset.py",
-    "diagnostics.py",
     "distributed.py",
-    "epoch.py",
-    "fine_tuning.py",
     "fold_videos.py",
     "loading.py",
-    "loop.py",
-    "losses.py",
     "memory.py",
-    "mixing.py",
     "networks/__init__.py",
     "networks/inception.py",
     "networks/padding.py",
@@ -69,11 +62,18 @@ CODE = (
     "precision.py",
     "predict.py",
     "recompression.py",
-    "resuming.py",
-    "schedules.py",
     "seeding.py",
-    "step.py",
-    "training.py",
+    "training/checkpoint.py",
+    "training/diagnostics.py",
+    "training/epoch.py",
+    "training/fine_tuning.py",
+    "training/loop.py",
+    "training/losses.py",
+    "training/mixing.py",
+    "training/resuming.py",
+    "training/schedules.py",
+    "training/state.py",
+    "training/step.py",
     "transfer.py",
     "transforms/__init__.py",
     "transforms/drawing.py",

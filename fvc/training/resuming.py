@@ -7,18 +7,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fvc.checkpoint import (
+from fvc.config import EngineConfig, TrainConfig
+from fvc.errors import FvcError
+from fvc.files import read_json, write_json
+from fvc.training.checkpoint import (
     Position,
     load_best_weights,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
 )
-from fvc.config import EngineConfig, TrainConfig
-from fvc.diagnostics import EpochRow, Tally, require_finite
-from fvc.errors import FvcError
-from fvc.files import read_json, write_json
-from fvc.training import Training
+from fvc.training.diagnostics import EpochRow, Tally, require_finite
+from fvc.training.state import Training
 
 NOTE = "micro_batch.json"
 

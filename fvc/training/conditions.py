@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fvc.diagnostics import STAGE_SERIES, Diverged, EpochRow
+from fvc.training.diagnostics import STAGE_SERIES, Diverged, EpochRow
 
 SAME_LOGIT = 1.0e-4
 """Logits that spread less give probabilities within 0.00003 of each other, which no threshold tells

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fvc.config import EngineConfig
-from fvc.epoch import Loader, StepDone, accumulation_steps, train_epoch
 from fvc.errors import Stopped
 from fvc.memory import memory_in_use_mib, release, settled
-from fvc.resuming import Checkpoints, History, Progress, best_epoch, is_finished
-from fvc.training import OutOfMemoryOnRank, Training, Validate
+from fvc.training.epoch import Loader, StepDone, accumulation_steps, train_epoch
+from fvc.training.resuming import Checkpoints, History, Progress, best_epoch, is_finished
+from fvc.training.state import OutOfMemoryOnRank, Training, Validate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

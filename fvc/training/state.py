@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fvc.config import TrainConfig
 from fvc.distributed import World, not_averaged, share_statistics, wrapped
 from fvc.errors import FvcError
-from fvc.fine_tuning import parameter_groups, set_train_mode, set_trainable, stages_of
 from fvc.networks import ClipClassifier
 from fvc.precision import Precision, choose_precision, compiled, make_bf16_safe, tune_cuda
+from fvc.training.fine_tuning import parameter_groups, set_train_mode, set_trainable, stages_of
 
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {
     "adam": torch.optim.Adam,

@@ -8,10 +8,10 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from fvc.diagnostics import Tally, gradient_norms, require_finite
-from fvc.schedules import rate_factor
-from fvc.step import Batches, accumulate
-from fvc.training import Training
+from fvc.training.diagnostics import Tally, gradient_norms, require_finite
+from fvc.training.schedules import rate_factor
+from fvc.training.state import Training
+from fvc.training.step import Batches, accumulate
 
 Item = TypeVar("Item")
 

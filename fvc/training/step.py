@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fvc.batches import Batch
 from fvc.memory import RAISED, halved, is_out_of_memory, release
-from fvc.mixing import mixing_of, part_of, smoothed
 from fvc.seeding import generator_for, seed_for
-from fvc.training import Training
+from fvc.training.mixing import mixing_of, part_of, smoothed
+from fvc.training.state import Training
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from fvc.conditions import Condition, conditions_of, diverged
 from fvc.config import TrainConfig
-from fvc.diagnostics import Diverged, EpochRow
-from fvc.progress import LiveLine, epoch_line
 from fvc.tracking import OpenRun
+from fvc.training.conditions import Condition, conditions_of, diverged
+from fvc.training.diagnostics import Diverged, EpochRow
+from fvc.training.progress import LiveLine, epoch_line
 
 WARNING_TAG = "fvc.warning."
 

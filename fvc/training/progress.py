@@ -9,7 +9,7 @@ from typing import NoReturn
 from torch import Tensor
 from tqdm import tqdm
 
-from fvc.diagnostics import EpochRow
+from fvc.training.diagnostics import EpochRow
 
 REDRAW_S = 1.0
 """The live line is drawn at most so often: drawing reads the loss, which waits for the device."""

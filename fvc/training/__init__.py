@@ -1,0 +1,1 @@
+"""The engine: fits one network, keeps what it needs to go on, and says what it sees."""
