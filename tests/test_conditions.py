@@ -16,6 +16,8 @@ HEALTHY: dict[str, float] = {
     "train/stage_grad_norm/head": 0.9,
     "train/logit_std": 0.3,
     "train/logit_unique": 40.0,
+    "train/batch_size": 8.0,
+    "train/micro_batch_size": 8.0,
     "train/data_wait_share": 0.05,
     "validation/loss": 0.69,
     "validation/roc_auc": 0.55,
@@ -69,6 +71,7 @@ RAISED: dict[str, tuple[list[EpochRow], dict[str, int]]] = {
         curves(train_roc_auc=[0.6, 0.9, 0.99, 1], validation_roc_auc=[0.55, 0.6, 0.58, 0.57]),
         {"validation_gap": 3},
     ),
+    "a batch in halves": (curves(train_micro_batch_size=[8, 4, 4]), {"out_of_memory": 1}),
     "a mean over batches, the last one short": (
         curves(train_loss=[0.69, 0.5], train_loss_by_hand=[0.69, 0.503]),
         {"loss_by_hand": 1},

@@ -165,6 +165,13 @@ def _waiting(rows: Sequence[EpochRow]) -> str | None:
     return f"training waited for data {shares[-1]:.0%} of the time, in two epochs in a row"
 
 
+def _short_of_memory(rows: Sequence[EpochRow]) -> str | None:
+    at_once, batch = (rows[-1].get(f"train/{name}") for name in ("micro_batch_size", "batch_size"))
+    if at_once is None or batch is None or at_once >= batch:
+        return None
+    return f"memory ran out: {at_once:.0f} clips pass at once, and still {batch:.0f} make a batch"
+
+
 Check = Callable[[Sequence[EpochRow]], str | None]
 """What is wrong after the last of the rows, if something is."""
 
@@ -198,6 +205,10 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "data_wait": (
         _waiting,
         "Raise loader.num_workers or loader.prefetch_factor, or set loader.cache",
+    ),
+    "out_of_memory": (
+        _short_of_memory,
+        "Nothing has to be done; end other programs that use the device to be faster",
     ),
 }
 """By name: what is looked for, and what helps."""
