@@ -42,6 +42,9 @@ from fvc.tracking.store import (
 TRAINING_SECTIONS = ("seed", "augment", "clips", "model", "split", "train")
 """The parameters that a trained network depends on."""
 
+TOLD_SECTIONS = (*TRAINING_SECTIONS, "engine", "loader")
+"""Those and the ones that decide how fast it was trained, as the run has them."""
+
 MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-[0-9]+")
 """What MLflow calls a run that nobody named."""
 
@@ -71,9 +74,9 @@ class Identity:
         return sha256_of([self.params_sha256, self.data_sha256, self.folds_sha256])
 
     def flat_params(self) -> dict[str, Any]:
-        """The parameters that training depends on, with dotted names: `train.learning_rate`."""
+        """The parameters that a training was made with, by dotted names: `train.learning_rate`."""
         values = asdict(self.params)
-        settings = flat({section: values[section] for section in TRAINING_SECTIONS})
+        settings = flat({section: values[section] for section in TOLD_SECTIONS})
         return {
             name: json.dumps(value) if isinstance(value, list) else value
             for name, value in settings.items()
