@@ -10,6 +10,8 @@ from typing import TypeVar, cast
 
 import torch
 from torch import distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -93,15 +95,32 @@ def world(device: torch.device) -> Iterator[World]:
         return
     on_gpu = device.type == "cuda"
     own = _own_gpu(_variable("LOCAL_RANK")) if on_gpu else device
+    rank = _variable("RANK")
     distributed.init_process_group(
-        "nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=own if on_gpu else None
+        "nccl" if on_gpu else "gloo",
+        timeout=TIMEOUT,
+        store=_meeting_point(),
+        rank=rank,
+        world_size=size,
+        device_id=own if on_gpu else None,
     )
     # Through NCCL, a number would wait for all that the device still has to do.
     messages = cast(
         distributed.ProcessGroup, distributed.new_group(backend="gloo", timeout=TIMEOUT)
     )
-    yield World(rank=_variable("RANK"), size=size, device=own, messages=messages)
+    yield World(rank=rank, size=size, device=own, messages=messages)
     distributed.destroy_process_group()
+
+
+def _meeting_point() -> Store:
+    """Where the ranks find each other.
+
+    torchrun keeps it when it starts them again, so they would find the
+    addresses of those that have ended: each start has a part of its own.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"start {start}", store)
 
 
 def _variable(name: str) -> int:
@@ -122,8 +141,11 @@ def _own_gpu(local_rank: int) -> torch.device:
 
 
 def part_of(items: Sequence[Item], rank: int, size: int) -> list[Item]:
-    """One of `size` contiguous parts whose lengths differ by one at most; it may be empty."""
-    first, last = (len(items) * end // size for end in (rank, rank + 1))
+    """One of `size` contiguous parts whose lengths differ by one at most.
+
+    It may be empty, but rank 0's, which shows how a step went, only if all are.
+    """
+    first, last = (-(-len(items) * end // size) for end in (rank, rank + 1))
     return list(items[first:last])
 
 

@@ -37,7 +37,7 @@ class StepDone(NamedTuple):
     steps: int
     """Those that the epoch has."""
     loss: Float[Tensor, ""]
-    """Of this step, on the device: reading it waits for the step."""
+    """Of this step's clips on this rank, on the device: reading it waits for the step."""
 
 
 CHECKED_STEPS = 32
@@ -97,9 +97,11 @@ def train_epoch(
             training.step(norm, rate_factor(training.config, number, steps))
         tally.add_batch(*outcome)
         tally.add_step(norms, norm)
-        loss = outcome.losses.mean()
+        # Of a small batch a rank may have no clip, and the mean of none is no number.
+        loss = outcome.losses.sum() / max(len(outcome.losses), 1)
         if step % CHECKED_STEPS == 0:
-            require_finite({"train/loss": loss.item()}, epoch)
+            # All ranks end alike: the one that reports has to know.
+            require_finite({"train/loss": sum(training.world.gather(loss.item()))}, epoch)
         if after_step is not None:
             after_step(StepDone(epoch, step + 1, steps, loss))
     whole = Tally.gathered(training.world.gather(tally.state_dict()))

@@ -84,6 +84,8 @@ def fit(
                 series |= validate(training.scored)
             except Stopped:
                 kept.save(progress)
+                # The end of one rank ends the others, so none may go before it is on disk.
+                training.world.barrier()
                 raise
             except OutOfMemoryOnRank:
                 kept.note_micro_batch()

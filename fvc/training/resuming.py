@@ -20,7 +20,8 @@ from fvc.training.checkpoint import (
 from fvc.training.diagnostics import EpochRow, Tally, require_finite
 from fvc.training.state import Training
 
-NOTE = "micro_batch.json"
+NOTE = "micro_batch-{}.json"
+"""Of each rank its own: memory mostly runs out on all of them at once."""
 
 History = Sequence[EpochRow]
 """One row per epoch."""
@@ -105,11 +106,11 @@ class Checkpoints:
     def note_micro_batch(self) -> None:
         """Leave word of how many clips to begin with, where no checkpoint can be written."""
         value = {"binding": self._binding, "micro_batch": self._training.micro_batch}
-        write_json(self._folder / NOTE, value)
+        write_json(self._folder / NOTE.format(self._training.world.rank), value)
 
     def _take_noted_micro_batch(self) -> None:
-        if (self._folder / NOTE).is_file():
-            note = read_json(self._folder / NOTE, "train")
+        for source in self._folder.glob(NOTE.format("*")):
+            note = read_json(source, "train")
             if note["binding"] == self._binding:
                 self._training.micro_batch = min(self._training.micro_batch, note["micro_batch"])
 
