@@ -112,7 +112,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return iter([share_of(batch, self._rank, self._size) for batch in batches])
 
     def __len__(self) -> int:
-        return -(-self._drawn // self._batch_size) - self.first
+        return max(0, self.of_epoch - self.first)
+
+    @property
+    def of_epoch(self) -> int:
+        """Batches of a whole epoch."""
+        return -(-self._drawn // self._batch_size)
 
     def shared(self, position: int, made: Batch) -> Batch:
         """Say in a batch, the one at a position after `first`, what it is a share of."""

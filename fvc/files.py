@@ -49,7 +49,7 @@ def read_json(source: Path, stage: str) -> Any:
         return json.loads(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FvcError(source, "is missing", f"Run 'dvc repro {stage}'") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         remedy = f"Delete it and run 'dvc repro {stage}'"
         raise FvcError(source, f"is no JSON ({error})", remedy) from error
 

@@ -87,7 +87,7 @@ class ClipLoader:
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return len(self._batches) + self._batches.first
+        return self._batches.of_epoch
 
     def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, on the device; an epoch that was not used up ends.

@@ -131,6 +131,12 @@ def halved(clips_at_once: int, said: str = "") -> int:
     return clips_at_once // 2
 
 
+def exhausted(said: str) -> FvcError:
+    """Say that memory ran out where fewer clips at once would not help."""
+    remedy = "End other programs that use the device, then start again: it goes on from there"
+    return FvcError("memory", f"ran out beside the clips ({_first_line(said)})", remedy)
+
+
 def fitting(work: Callable[[int], Item], clips_at_once: int) -> tuple[Item, int]:
     """Do a piece of work with as many clips at once as fit into memory.
 

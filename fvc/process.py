@@ -29,7 +29,7 @@ LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
 
 def is_first_rank() -> bool:
     """Whether this process speaks for all those that torchrun started, or is the only one."""
-    return not os.environ.keys() >= LAUNCHED or int(os.environ["RANK"]) == 0
+    return not os.environ.keys() >= LAUNCHED or os.environ["RANK"] == "0"
 
 
 @contextmanager

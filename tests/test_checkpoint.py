@@ -126,17 +126,35 @@ def test_where_all_are_damaged_there_is_none(tmp_path: Path) -> None:
         save(tmp_path, epochs, 0)
     damage(tmp_path / "best-0000.pt")
     assert load_checkpoint(tmp_path, "b") is None
+    with pytest.raises(FvcError, match="holds no checkpoint"):
+        load_best_weights(tmp_path, "b")
+
+
+def test_best_weights_damaged_since_they_were_found_are_named(tmp_path: Path) -> None:
+    save(tmp_path, 1, 0)
+    damage(tmp_path / "best-0000.pt")
     with pytest.raises(FvcError, match=r"best-0000\.pt: is damaged"):
         load_best_weights(tmp_path, "b")
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\x00", b"7"])
 def test_a_damaged_list_of_checkpoints_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path, 1, 0)
-    (tmp_path / "checkpoints.json").write_text("{")
+    (tmp_path / "checkpoints.json").write_bytes(content)
     assert load_checkpoint(tmp_path, "b") is None
     assert "checkpoints.json is damaged" in caplog.text
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_good_one(tmp_path: Path) -> None:
+    for steps in (1, 2):
+        save(tmp_path, 0, None, steps=steps)
+    damage(tmp_path / "epoch-0000-step-000002.pt")
+    assert load_checkpoint(tmp_path, "b") is not None
+    save(tmp_path, 0, None, steps=3)
+    damage(tmp_path / "epoch-0000-step-000003.pt")
+    assert load_checkpoint(tmp_path, "b") is not None, "the good one was thrown away"
 
 
 def test_another_binding_is_never_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -247,7 +247,7 @@ def test_gradient_norms_by_stage_make_up_the_whole() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_number_that_is_not_finite_ends_training(value: float) -> None:
     require_finite({"train/loss": 1.0}, epoch=3)
-    with pytest.raises(Diverged, match="epoch 3: train/loss is"):
+    with pytest.raises(Diverged, match="epoch 4: train/loss is"):
         require_finite({"train/loss": value}, epoch=3)
 
 

@@ -234,7 +234,7 @@ def test_a_loss_that_is_no_number_ends_the_epoch() -> None:
     network = small_network()
     with torch.no_grad():
         network.classifier.bias.fill_(torch.nan)
-    with pytest.raises(FvcError, match="epoch 2: train/loss is nan, training diverged"):
+    with pytest.raises(FvcError, match="epoch 3: train/loss is nan, training diverged"):
         run_epoch(started(network, CONFIG), [random_batch(4)], epoch=2)
 
 

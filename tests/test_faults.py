@@ -11,6 +11,7 @@ import torch
 from settings import clips_config
 from small_training import (
     CONFIG,
+    ENGINE,
     EVERY_STEP,
     MadeBatches,
     comparable,
@@ -19,6 +20,7 @@ from small_training import (
 )
 from torch import Tensor, nn
 
+from fvc.config import EngineConfig
 from fvc.errors import FvcError, Stopped
 from fvc.networks import ClipClassifier
 from fvc.training.state import Training
@@ -218,3 +220,35 @@ def test_a_full_disk_ends_in_one_line_and_costs_no_finished_step(
     network, _ = train(tmp_path / "full", on_step=lambda step: done.append(step.epoch))
     assert 0 < len(done) < 10
     assert weights_of(network) == weights_of(whole)
+
+
+@pytest.mark.parametrize("engine", [ENGINE, EVERY_STEP])
+def test_weights_that_are_no_numbers_take_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: EngineConfig
+) -> None:
+    step, made = Training.step, []
+
+    def poisoned(training: Training, *arguments: Any) -> None:
+        step(training, *arguments)
+        made.append(1)
+        if len(made) == 4:
+            with torch.no_grad():
+                training.network.classifier.bias.fill_(torch.nan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", poisoned)
+        with pytest.raises(FvcError, match="diverged"):
+            train(tmp_path, engine=engine, is_stopped=lambda: len(made) == 4)
+    network, _ = train(tmp_path)
+    assert all(value.isfinite().all() for value in network.parameters()), "NaN was resumed"
+
+
+def test_memory_that_runs_out_beside_the_clips_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Training, "step", failing)
+    with pytest.raises(FvcError, match=r"ran out beside the clips \(CUDA out of memory"):
+        train(tmp_path)

@@ -1,9 +1,11 @@
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from fvc import networks, tracking
 from fvc.clip_files import save_clips
 from fvc.config import Params, load_params
-from fvc.errors import FvcError
+from fvc.errors import FvcError, Stopped
 from fvc.files import write_json
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
@@ -280,6 +282,32 @@ def test_missing_clips_name_the_stage_that_makes_them(corpus: Corpus) -> None:
     (corpus.root / "clips" / "youtube_03.pt").unlink()
     with pytest.raises(FvcError, match=r"youtube_03\.pt.*Run 'dvc repro clips'"):
         corpus.train(0)
+
+
+@pytest.mark.parametrize(("batch_size", "stop"), [(1, 2), (2, 3), (3, 2), (3, 3)])
+def test_stopped_after_the_last_step_of_an_epoch_it_goes_on_with_the_next(
+    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch, batch_size: int, stop: int
+) -> None:
+    """Batches are accumulated, so the last step of an epoch has fewer of them."""
+    corpus.params = replace(
+        corpus.params, train=replace(corpus.params.train, batch_size=batch_size)
+    )
+    whole = contents(corpus.train(0, "whole"))
+    shutil.rmtree(corpus.root / "checkpoints")
+    asked = itertools.count(1)
+
+    @contextmanager
+    def stopping() -> Iterator[Callable[[], bool]]:
+        """Asked after each of the two steps, then before each video of the validation."""
+        yield lambda: next(asked) == stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "stop_on_sigterm", stopping)
+        with pytest.raises(Stopped):
+            corpus.train(0, "stopped")
+    statuses = [run.info.status for run in fold_runs(store)]
+    assert "KILLED" in statuses, "a run that goes on is no failure"
+    assert contents(corpus.train(0, "resumed")) == whole
 
 
 @pytest.mark.slow

@@ -108,8 +108,8 @@ class TrainConfig(Section):
         require(ascending and min(listed, default=0) >= 0, f"unfreeze_epochs {listed} must ascend")
         require(
             self.loss != "class_balanced" or self.imbalance == "none",
-            f"loss class_balanced and imbalance {self.imbalance} correct twice: set one to "
-            "bce or none",
+            f"loss class_balanced and imbalance {self.imbalance} correct twice: set "
+            "train.imbalance to none, or train.loss to another",
         )
 
 

@@ -21,6 +21,7 @@ from fvc.files import read_json, replacing, sha256_of, sha256_of_file
 from fvc.fold_outputs import final_results
 from fvc.fold_videos import video_clips, videos_of_fold
 from fvc.loading import ClipLoader
+from fvc.memory import release
 from fvc.metrics import Outcomes, confusion_matrix
 from fvc.networks import WEIGHTS, ClipClassifier, build_network, save_network
 from fvc.precision import choose_precision
@@ -327,6 +328,7 @@ def run(
             )
         if ranks.rank:
             return
+        release()
         predictions = score_fold(network, parts, fold=fold, clips=clips)
         write_outputs(model, network, params, predictions, result.history)
         track(tracked, fold, model, result, checkpoints)

@@ -98,11 +98,14 @@ def load_checkpoint(folder: Path, binding: str) -> dict[str, Any] | None:
             "%s is damaged, or of other parameters, data, folds, code or device: starting anew",
             folder / MANIFEST,
         )
-    for entry in reversed(entries):
-        damaged = _damaged(folder, entry)
+    while entries:
+        damaged = _damaged(folder, entries[-1])
         if damaged is None:
-            return _read(folder / entry["file"])
+            return _read(folder / entries[-1]["file"])
         logger.warning("%s is damaged: going back to the checkpoint before", damaged)
+        # Else it would be kept as the one to go back to, in place of the good one.
+        entries.pop()
+        write_json(folder / MANIFEST, {"binding": binding, "checkpoints": entries})
     return None
 
 
@@ -156,7 +159,8 @@ def _entries(folder: Path, binding: str) -> list[Entry]:
         manifest = read_json(folder / MANIFEST, "train")
     except FvcError:
         return []
-    return manifest["checkpoints"] if manifest["binding"] == binding else []
+    known = isinstance(manifest, dict) and manifest.get("binding") == binding
+    return manifest["checkpoints"] if known else []
 
 
 def _position(entry: Entry) -> Position:

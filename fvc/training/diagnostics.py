@@ -232,9 +232,12 @@ class Tally:
         seconds = self._seconds()
         losses, logits, targets, labels = clips.double().numpy()
         called_fake = logits >= 0
+        # A loss that is no number is refused by whoever reads the series.
+        with np.errstate(invalid="ignore", over="ignore"):
+            loss_by_hand = float(by_hand(logits, targets).mean())
         series = {
             "train/loss": float(losses.mean()),
-            "train/loss_by_hand": float(by_hand(logits, targets).mean()),
+            "train/loss_by_hand": loss_by_hand,
             "train/accuracy": float((called_fake == (labels == 1)).mean()),
             "train/called_fake": float(called_fake.mean()),
             "train/logit_min": float(logits.min()),
@@ -304,4 +307,4 @@ def require_finite(series: Mapping[str, float], epoch: int) -> None:
     for name, value in series.items():
         if not math.isfinite(value):
             remedy = "Lower train.learning_rate, or set train.mixed_precision to false"
-            raise Diverged(f"epoch {epoch}", f"{name} is {value}, training diverged", remedy)
+            raise Diverged(f"epoch {epoch + 1}", f"{name} is {value}, training diverged", remedy)

@@ -115,11 +115,12 @@ def train_epoch(
 def _settings(training: Training, accumulated: int) -> dict[str, float]:
     """What the last step of an epoch was made with."""
     batch_size = training.config.batch_size
+    share = -(-batch_size // training.world.size)
     return {
         "train/learning_rate": float(training.optimizer.param_groups[-1]["lr"]),
         "train/batch_size": float(batch_size),
         "train/micro_batch_size": float(training.micro_batch),
-        "train/accumulation": float(accumulated * -(-batch_size // training.micro_batch)),
+        "train/accumulation": float(accumulated * -(-share // training.micro_batch)),
     }
 
 

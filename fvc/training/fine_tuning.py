@@ -97,6 +97,13 @@ def set_trainable(network: ClipClassifier, config: TrainConfig, epoch: int) -> T
         total=_numbers(network.parameters()),
         stages=wanted,
     )
+    late = [start for start in config.unfreeze_epochs if start >= config.epochs]
+    if epoch == 0 and late and config.fine_tuning == "gradual":
+        logger.warning(
+            "train.unfreeze_epochs %s are never reached: epochs are counted from 0, and "
+            "train.epochs is %d. Raise it, or free these stages earlier.",
+            *(late, config.epochs),
+        )
     if epoch == 0 or before != after:
         logger.info("%s", trained)
         last = _trained_stages(tuple(stages), config, config.epochs - 1)

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from fvc.config import EngineConfig
 from fvc.errors import Stopped
-from fvc.memory import memory_in_use_mib, release, settled
+from fvc.memory import (
+    RAISED,
+    exhausted,
+    is_out_of_memory,
+    memory_in_use_mib,
+    release,
+    settled,
+)
 from fvc.training.epoch import Loader, StepDone, accumulation_steps, train_epoch
 from fvc.training.resuming import Checkpoints, History, Progress, best_epoch, is_finished
 from fvc.training.state import OutOfMemoryOnRank, Training, Validate
@@ -90,6 +97,10 @@ def fit(
             except OutOfMemoryOnRank:
                 kept.note_micro_batch()
                 raise
+            except RAISED as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise exhausted(str(error)) from error
             progress.end_epoch(series, config.best_by)
             kept.save(progress)
             release()

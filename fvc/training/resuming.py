@@ -1,5 +1,6 @@
 """Where a training is, and where it goes on after it was stopped at any moment."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,7 +85,14 @@ class Checkpoints:
         return progress
 
     def save(self, progress: Progress) -> None:
-        """Write the checkpoint of a position; every rank has to call this."""
+        """Write the checkpoint of a position; every rank has to call this.
+
+        Raises:
+            FvcError: The disk is full; or the weights are not finite, and must
+                not take the place of those that are.
+        """
+        if not self._training.is_finite():
+            require_finite({"a weight": math.nan}, progress.epoch)
         whole = Tally.gathered(self._training.world.gather(progress.tally.state_dict()))
         if self._writes:
             by = self._training.config.best_by
@@ -126,6 +134,10 @@ class Checkpoints:
     def best(self) -> dict[str, Tensor]:
         """The weights of the best epoch; every rank has to call this."""
         self._training.world.barrier()
+        if self._writes:
+            # Not earlier: another rank may be about to leave one.
+            for note in self._folder.glob(NOTE.format("*")):
+                note.unlink()
         return load_best_weights(self._folder, self._binding)
 
     @property
@@ -145,8 +157,14 @@ def best_epoch(history: History, best_by: str) -> int:
 
 
 def is_finished(history: History, config: TrainConfig) -> bool:
-    """Whether all epochs were run, or the best one lies `patience` epochs back."""
+    """Whether all epochs were run, or the best one, and the last to free a stage, lies far back.
+
+    That is `patience` epochs.
+    """
     if not history:
         return False
-    waited = len(history) - 1 - best_epoch(history, config.best_by)
+    # A stage that was freed a moment ago has had no time to help.
+    freed = config.unfreeze_epochs if config.fine_tuning == "gradual" else ()
+    last = max([0, *(epoch for epoch in freed if epoch < config.epochs)])
+    waited = len(history) - 1 - max(best_epoch(history, config.best_by), last)
     return len(history) >= config.epochs or waited >= config.patience

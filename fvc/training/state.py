@@ -89,10 +89,12 @@ class Training:
         self, clips: Float[Tensor, "B C T H W"], mask: Bool[Tensor, "B H W"] | None
     ) -> Float[Tensor, "B"]:
         """The logits of normalised clips in training, in float32."""
-        few = len(clips) < self.config.frozen_batch_norm_below
+        # Between GPUs, batch normalisation sees the clips of all ranks.
+        together = len(clips) * (self.world.size if clips.is_cuda else 1)
+        few = together < self.config.frozen_batch_norm_below
         # It takes half a millisecond, so only where something is to change.
         if not self.network.training or few != self._few:
-            set_train_mode(self.network, self.config, len(clips))
+            set_train_mode(self.network, self.config, together)
             self._few = few
         with self.precision.autocast():
             logits = self.called(clips.contiguous(memory_format=self.precision.memory_format), mask)
@@ -164,6 +166,10 @@ class Training:
             for name, stage in stages_of(self.network)
         }
         return {name: weights for name, weights in stages.items() if weights}
+
+    def is_finite(self) -> bool:
+        """Whether no weight is NaN or infinite; reading it waits for the device."""
+        return all(bool(each.detach().isfinite().all()) for each in self.network.parameters())
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, which torch.load takes with weights_only."""

@@ -114,5 +114,7 @@ def _parts(
         last = min(first + size, len(labels))
         clips, its_targets, its_mask = part_of(here, mixing, normalise, first=first, last=last)
         counted = max(0, min(last, batch.counted) - first)
-        part = Part(clips, its_mask, its_targets, labels[first:last], counted)
+        # A mixed clip is of the class that most of it is of.
+        own = labels[first:last] if mixing is None else (its_targets >= 0.5).float()
+        part = Part(clips, its_mask, its_targets, own, counted)
         yield part, last == len(labels)
