@@ -164,6 +164,7 @@ def test_shares_hold_every_clip_once_and_are_equally_long(clips: int, size: int)
     assert list(chain(*counted)) == batch, "a clip is trained on twice, or never"
     assert {len(share) for share in shares} == {-(-clips // size)}
     assert set(spare) <= {0, 1}
+    assert spare[0] == 0, "what rank 0 shows of a step is of no clip"
     assert set(chain(*shares)) <= set(batch)
 
 
