@@ -127,7 +127,7 @@ def test_several_gpus_train_one_fold_outside_dvc_which_then_takes_it_over(
     trained, taken_over = cluster.called()
     words = shlex.split(trained)
     args = parse_args(words[1:])  # type: ignore[no-untyped-call]
-    assert (args.nproc_per_node, args.max_restarts) == ("4", 3)
+    assert (args.nproc_per_node, args.max_restarts) == ("4", 8)
     assert [args.training_script, *args.training_script_args] == ["fvc", "train", "--fold", "3"]
     assert args.module
     assert taken_over == "dvc --wait-for-lock commit --force train@3"

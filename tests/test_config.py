@@ -152,7 +152,7 @@ def test_the_classes_are_made_up_for_once(
 ) -> None:
     content["train"] |= {"loss": loss, "imbalance": imbalance}
     if loss == "class_balanced" and imbalance != "none":
-        said = f"train: loss class_balanced and imbalance {imbalance} correct twice: set one"
+        said = f"train: loss class_balanced and imbalance {imbalance} correct twice: set train.imb"
         with pytest.raises(FvcError, match=said):
             check_params(content, "params.yaml")
     else:
