@@ -79,7 +79,6 @@ def settled() -> Iterator[None]:
     Libraries bring a million objects that stay; passing over them takes a
     third of a second each time.
     """
-    gc.collect()
     gc.freeze()
     try:
         yield
