@@ -322,7 +322,7 @@ def test_the_served_model_answers_as_the_pipeline_does(clone: Clone, address: st
         ("rm -r data", "fvc extract", "data/archives: "),
         ("rm -r data/*", "dvc repro", "data/archives: "),
         ("sed -i 1s/label/verdict/ data/annotations/FVC.csv", "dvc repro", r"FVC\.csv: .*label"),
-        ("sed -i s/epochs:.*/epochs:/ params.yaml", "fvc train --fold 0", r"train\.epochs"),
+        ("sed -i 's/ epochs:.*/ epochs:/' params.yaml", "fvc train --fold 0", r"train\.epochs"),
         ("true", "fvc train --fold 9", "fold 9: there is none"),
         ("rm work/folds.parquet", "fvc train --fold 0", "is missing. Run 'dvc repro split'"),
     ],
