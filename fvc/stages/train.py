@@ -37,7 +37,7 @@ from fvc.training.loop import FitResult, Hooks, fit
 from fvc.training.losses import make_loss
 from fvc.training.reporting import reporting
 from fvc.training.resuming import best_epoch
-from fvc.training.state import start_training
+from fvc.training.state import Validate, start_training
 from fvc.validation import validation_series
 
 Item = TypeVar("Item")
@@ -132,8 +132,6 @@ def train_fold(
     torch.manual_seed(seed_for(params.seed, "network", fold))
     network = build_network(params.model, params.clips)
     dataset = ClipDataset(parts["train"], clips, training_versions(params, augmented))
-    validation = part_of(list(video_clips(parts["validation"], clips)), ranks.rank, ranks.size)
-    labels = np.array(list(parts["validation"].values()))
     order_seed = seed_for(params.seed, "order", fold)
     counts = np.bincount(dataset.labels, minlength=2)
     training = start_training(
@@ -154,23 +152,31 @@ def train_fold(
         size=ranks.size,
     )
     with loader, stop_on_sigterm() as is_stopped:
-
-        def validate(current: ClipClassifier) -> dict[str, float]:
-            # One of several ranks cannot leave the others; they stop after the next step.
-            videos = until(is_stopped, validation) if ranks.size == 1 else validation
-            logits = ranks.gather(video_logits(current, videos))
-            return validation_series(np.concatenate(logits), labels)
-
         result = fit(
             training,
             loader,
-            validate,
+            validation_by(parts["validation"], clips, ranks, is_stopped),
             params.engine,
             checkpoints=checkpoints,
             binding=binding,
             hooks=Hooks(is_stopped=is_stopped, **reports),
         )
     return network, result
+
+
+def validation_by(
+    videos: Mapping[str, int], clips: Path, ranks: World, is_stopped: Callable[[], bool]
+) -> Validate:
+    """What gives a network's `validation/` series, each rank scoring its part of the videos."""
+    own = part_of(list(video_clips(videos, clips)), ranks.rank, ranks.size)
+    labels = np.array(list(videos.values()))
+
+    def validate(network: ClipClassifier) -> dict[str, float]:
+        # One of several ranks cannot leave the others; they stop after the next step.
+        logits = video_logits(network, until(is_stopped, own) if ranks.size == 1 else own)
+        return validation_series(np.concatenate(ranks.gather(logits)), labels)
+
+    return validate
 
 
 def until(is_stopped: Callable[[], bool], videos: Iterable[Item]) -> Iterator[Item]:
@@ -270,6 +276,23 @@ def told_to(
         }
 
 
+def read_parts(params: Params, fold: int, folds: Path) -> tuple[pl.DataFrame, Parts]:
+    """The FOLDS table, and what trains, chooses and tests one of its folds.
+
+    Raises:
+        FvcError: There is no such fold, or it lacks videos.
+    """
+    if fold not in params.split.folds:
+        cause = f"there is none; split.folds is {list(params.split.folds)}"
+        raise FvcError(f"fold {fold}", cause, "Name one of them with --fold")
+    table = FOLDS.read(folds)
+    try:
+        return table, videos_of_fold(table.iter_rows(named=True), fold)
+    except ValueError as error:
+        remedy = "Add videos, or change split's shares and folds; then run 'dvc repro split'"
+        raise FvcError(folds, str(error), remedy) from error
+
+
 def run(
     params: Params,
     *,
@@ -290,15 +313,7 @@ def run(
     Raises:
         FvcError: There is no such fold, an input is missing, or training diverged.
     """
-    if fold not in params.split.folds:
-        cause = f"there is none; split.folds is {list(params.split.folds)}"
-        raise FvcError(f"fold {fold}", cause, "Name one of them with --fold")
-    table = FOLDS.read(folds)
-    try:
-        parts = videos_of_fold(table.iter_rows(named=True), fold)
-    except ValueError as error:
-        remedy = "Add videos, or change split's shares and folds; then run 'dvc repro split'"
-        raise FvcError(folds, str(error), remedy) from error
+    table, parts = read_parts(params, fold, folds)
     identity = tracking.Identity(
         params=params,
         data_sha256=read_json(clips_summary, "clips")["data_sha256"],

@@ -11,7 +11,7 @@ from torch import Tensor
 from fvc.training.diagnostics import Tally, gradient_norms, require_finite
 from fvc.training.schedules import rate_factor
 from fvc.training.state import Training
-from fvc.training.step import Batches, accumulate
+from fvc.training.step import Batches, Outcome, accumulate
 
 Item = TypeVar("Item")
 
@@ -97,11 +97,7 @@ def train_epoch(
             training.step(norm, rate_factor(training.config, number, steps))
         tally.add_batch(*outcome)
         tally.add_step(norms, norm)
-        # Of a small batch a rank may have no clip, and the mean of none is no number.
-        loss = outcome.losses.sum() / max(len(outcome.losses), 1)
-        if step % CHECKED_STEPS == 0:
-            # All ranks end alike: the one that reports has to know.
-            require_finite({"train/loss": sum(training.world.gather(loss.item()))}, epoch)
+        loss = _checked_loss(training, outcome, epoch, step)
         if after_step is not None:
             after_step(StepDone(epoch, step + 1, steps, loss))
     whole = Tally.gathered(training.world.gather(tally.state_dict()))
@@ -110,6 +106,16 @@ def train_epoch(
     )
     require_finite(series, epoch)
     return series | _settings(training, accumulated)
+
+
+def _checked_loss(training: Training, outcome: Outcome, epoch: int, step: int) -> Float[Tensor, ""]:
+    """The mean loss of this rank's clips, which every so often has to be a number on all ranks."""
+    # Of a small batch a rank may have no clip, and the mean of none is no number.
+    loss = outcome.losses.sum() / max(len(outcome.losses), 1)
+    if step % CHECKED_STEPS == 0:
+        # All ranks end alike: the one that reports has to know.
+        require_finite({"train/loss": sum(training.world.gather(loss.item()))}, epoch)
+    return loss
 
 
 def _settings(training: Training, accumulated: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Fit one network: epochs, validation, the best of them, and where to go on after a stop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,21 +87,9 @@ def fit(
         hooks.on_epoch(tuple(progress.history))
     with settled():
         while not is_finished(progress.history, config):
-            try:
+            with _leaving_what_is_needed(training, kept, progress):
                 series = _run_epoch(training, loader, progress, engine, kept, hooks)
                 series |= validate(training.scored)
-            except Stopped:
-                kept.save(progress)
-                # The end of one rank ends the others, so none may go before it is on disk.
-                training.world.barrier()
-                raise
-            except OutOfMemoryOnRank:
-                kept.note_micro_batch()
-                raise
-            except RAISED as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise exhausted(str(error)) from error
             progress.end_epoch(series, config.best_by)
             kept.save(progress)
             release()
@@ -112,6 +101,27 @@ def fit(
         checkpoint=kept.newest,
         precision=training.precision.name,
     )
+
+
+@contextmanager
+def _leaving_what_is_needed(
+    training: Training, kept: Checkpoints, progress: Progress
+) -> Iterator[None]:
+    """Write down, however the block ends, what the next start needs to go on."""
+    try:
+        yield
+    except Stopped:
+        kept.save(progress)
+        # The end of one rank ends the others, so none may go before it is on disk.
+        training.world.barrier()
+        raise
+    except OutOfMemoryOnRank:
+        kept.note_micro_batch()
+        raise
+    except RAISED as error:
+        if not is_out_of_memory(error):
+            raise
+        raise exhausted(str(error)) from error
 
 
 def _run_epoch(
