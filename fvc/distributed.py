@@ -60,14 +60,6 @@ class World:
         distributed.all_gather_object(values, value, group=self.messages)
         return values
 
-    def broadcast(self, value: Item) -> Item:
-        """What rank 0 gave; what the others give is not used."""
-        if self.size == 1:
-            return value
-        values = [value]
-        distributed.broadcast_object_list(values, src=0, group=self.messages)
-        return values[0]
-
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:

@@ -3,6 +3,7 @@
 The folder holds the clips; each rank writes what it found there.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,13 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from settings import clips_config
+from settings import clips_config, loader_config
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn import functional
 
 from fvc.batches import Batch
 from fvc.clip_files import save_clips
-from fvc.config import LoaderConfig
 from fvc.dataset import ClipDataset
 from fvc.distributed import World, not_averaged, share_statistics, world, wrapped
 from fvc.errors import FvcError
@@ -29,14 +30,7 @@ from fvc.networks import ClipClassifier
 
 CPU = torch.device("cpu")
 CLIPS = clips_config(1, 2, 16, fit="native")
-PLAIN = LoaderConfig(
-    num_workers=0,
-    persistent_workers=False,
-    prefetch_factor=2,
-    prefetch_batches=2,
-    pin_memory=False,
-    cache="none",
-)
+PLAIN = loader_config(prefetch_batches=2)
 STEPS = 10
 
 
@@ -63,6 +57,21 @@ CASES = {
     "unfreezing": Case(5, unfrozen_at=4),
 }
 OWN_STATISTICS = Case(4, frozen_statistics=False)
+
+
+def meeting_point() -> tuple[TCPStore, dict[str, str]]:
+    """Where two ranks find each other, and what torchrun would tell them of it.
+
+    It lasts as long as the store is held.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    return store, {**os.environ, **told}
 
 
 def write_clips(folder: Path) -> None:
@@ -153,7 +162,6 @@ def messages(around: World) -> dict[str, Any]:
     return {
         "agreed": [around.agree_max(value) for value in (around.rank, -around.rank, 7)],
         "gathered": around.gather({"rank": around.rank, "logits": torch.ones(around.rank)}),
-        "broadcast": around.broadcast(f"of rank {around.rank}"),
     }
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fvc.config import ClipsConfig, ModelConfig, TrainConfig
+from fvc.config import ClipsConfig, LoaderConfig, ModelConfig, TrainConfig
 
 
 def clips_config(num_clips: int, num_frames: int, side_px: int, **changes: Any) -> ClipsConfig:
@@ -54,3 +54,15 @@ def train_config(**changes: Any) -> TrainConfig:
         "compile": False,
     }
     return TrainConfig(**usual | changes)
+
+
+def loader_config(prefetch_batches: int = 0) -> LoaderConfig:
+    """Nothing in advance, unless that is said, and nothing kept."""
+    return LoaderConfig(
+        num_workers=0,
+        persistent_workers=False,
+        prefetch_factor=2,
+        prefetch_batches=prefetch_batches,
+        pin_memory=True,
+        cache="none",
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from settings import clips_config
+from settings import clips_config, loader_config
 from source_tree import ROOT
 from torch import Tensor, nn
 
@@ -25,14 +25,7 @@ from fvc.training.losses import make_loss
 from fvc.training.state import start_training
 
 PARAMS = load_params(ROOT / "params.yaml")
-PLAIN = LoaderConfig(
-    num_workers=0,
-    persistent_workers=False,
-    prefetch_factor=2,
-    prefetch_batches=0,
-    pin_memory=True,
-    cache="none",
-)
+PLAIN = loader_config()
 WAYS = {
     "no thread": PLAIN,
     "thread": replace(PLAIN, prefetch_batches=2),

@@ -1,6 +1,5 @@
 """One training on two ranks and on one: in the end the same, whatever happens on the way."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import ranks_worker
 import torch
-from distributed_worker import CPU
+from distributed_worker import CPU, meeting_point
 from ranks_worker import (
     CASES,
     FITTING,
@@ -24,7 +23,6 @@ from ranks_worker import (
     trained,
     write_clips,
 )
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from fvc.distributed import World
 from fvc.training.diagnostics import MEASURED_SERIES, EpochRow
@@ -46,13 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> list[dict[str, Any]]:
     """What each of two ranks found."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environment = os.environ | {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
+    _store, environment = meeting_point()
     command = [sys.executable, str(WORKER), str(folder), "rank"]
     subprocess.run(command, env=environment, check=True, timeout=120)
     return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
