@@ -20,6 +20,8 @@ from fvc import networks
 from fvc.config import ModelConfig
 
 KILLS = 20
+# A fast machine gets through most of an epoch before it is killed.
+EPOCHS = 40
 LONGEST_S = 120.0
 
 
@@ -32,7 +34,12 @@ def train(root: Path, name: str) -> None:
     networks.FEATURES["r3d_18"] = small_features
     corpus = Corpus(root)
     settings = replace(
-        corpus.params.train, epochs=12, patience=12, batch_size=4, ema_decay=0.9, mixup_alpha=0.4
+        corpus.params.train,
+        epochs=EPOCHS,
+        patience=EPOCHS,
+        batch_size=4,
+        ema_decay=0.9,
+        mixup_alpha=0.4,
     )
     engine = replace(corpus.params.engine, checkpoint_minutes=0.0)
     corpus.params = replace(corpus.params, train=settings, engine=engine)
@@ -55,7 +62,7 @@ def kill_at_random(child: int, manifest: Path, chance: random.Random) -> bool:
         os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
     ):
         if manifest.exists() and manifest.stat().st_mtime_ns != before:
-            time.sleep(chance.uniform(0, 0.05))
+            time.sleep(chance.uniform(0, 0.03))
             break
         time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
@@ -66,9 +73,9 @@ def main(root: Path, seed: int) -> None:
     torch.set_num_threads(1)
     chance = random.Random(seed)
     manifest = root / "killed" / "checkpoints" / "0" / "checkpoints.json"
-    for _ in range(KILLS):
+    for kill in range(KILLS):
         if not kill_at_random(in_a_process(root / "killed", "model"), manifest, chance):
-            sys.exit("it ended before it was killed: nothing was shown")
+            sys.exit(f"it ended before kill {kill + 1} of {KILLS}: nothing was shown")
     for name in ("killed", "whole"):
         if os.waitpid(in_a_process(root / name, "model"), 0)[1]:
             sys.exit(f"{name}: failed")

@@ -323,13 +323,14 @@ def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).parent / "killing.py"), str(tmp_path), "0"]
     subprocess.run(command, env=environment, cwd=tmp_path, check=True)
     assert contents(tmp_path / "killed" / "model") == contents(tmp_path / "whole" / "model")
+    epochs = pl.read_csv(tmp_path / "whole" / "model" / "history.csv").height
     client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
     killed, whole = sorted(fold_runs(client), key=lambda run: run.info.start_time)
     for run in (killed, whole):
         assert run.info.status == "FINISHED"
         for name in SERIES:
             steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
-            assert steps == list(range(12)), f"{name} has a step twice, or lacks one"
+            assert steps == list(range(epochs)), f"{name} has a step twice, or lacks one"
 
 
 def test_other_parameters_from_the_command_line_reach_a_run_of_their_own(
