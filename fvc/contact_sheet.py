@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from fvc.plots import CHANCE, DPI, INK
+from fvc.report.plots import CHANCE, DPI, INK
 
 LABEL_PX = 260
 HEAD_PX = 90

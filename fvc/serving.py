@@ -20,10 +20,10 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Object, Property
 
-from fvc.calibration import Calibration
 from fvc.config import ClipsConfig
 from fvc.encoding import encode
 from fvc.errors import FvcError
+from fvc.evidence.calibration import Calibration
 from fvc.files import read_json, write_json
 from fvc.networks import DESCRIPTION, WEIGHTS, ClipClassifier, load_network
 from fvc.predict import clip_logits, video_logit

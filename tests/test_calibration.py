@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from fvc.calibration import (
+from fvc.evidence.calibration import (
     TEMPERATURE_BOUNDS,
     Calibration,
     best_threshold,

@@ -20,8 +20,8 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from fvc.annotations import read_annotations
-from fvc.calibration import Calibration
 from fvc.clip_files import load_clips
+from fvc.evidence.calibration import Calibration
 from fvc.matching import REASONS
 from fvc.networks import load_network
 from fvc.predict import clip_logits, video_logit
@@ -142,7 +142,7 @@ def test_the_locked_test_stays_with_the_registered_version(clone: Clone) -> None
         scored = pl.read_parquet(clone.folder / f"work/models/{fold}/predictions.parquet")
         assert not locked & set(scored["video_id"]), "a fold has seen the locked test"
     version = clone.store.get_model_version_by_alias("fvc", "champion")
-    assert version.tags["fvc.promotion"] == "unopposed"
+    assert version.tags["fvc.evidence.promotion"] == "unopposed"
     assert version.tags["fvc.beats_probes"] in ("true", "false")
     assert (version.description or "").startswith("#")
 

@@ -13,8 +13,8 @@ from source_tree import ROOT
 
 from fvc.config import Params, load_params
 from fvc.errors import FvcError
+from fvc.evidence.fold_outputs import HISTORY_COLUMNS
 from fvc.files import read_json, write_json
-from fvc.fold_outputs import HISTORY_COLUMNS
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
 from fvc.stages import evaluate
 from fvc.tracking.store import experiment_id

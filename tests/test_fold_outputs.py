@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from fvc.errors import FvcError
-from fvc.fold_outputs import HISTORY_COLUMNS, read_fold, read_history
+from fvc.evidence.fold_outputs import HISTORY_COLUMNS, read_fold, read_history
 from fvc.records import FOLDS, PREDICTIONS
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fvc.measures import equal_mass_bins, group_weights
+from fvc.evidence.measures import equal_mass_bins, group_weights
 
 
 @settings(deadline=None)

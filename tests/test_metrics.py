@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 from sklearn import metrics as reference
 
 from fvc.config import EvaluateConfig
-from fvc.measures import equal_mass_bins
-from fvc.metrics import (
+from fvc.evidence.measures import equal_mass_bins
+from fvc.evidence.metrics import (
     Estimate,
     Outcomes,
     confusion_matrix,

@@ -9,9 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from fvc import plots
-from fvc.fold_outputs import HISTORY_COLUMNS
-from fvc.metrics import Estimate, Outcomes
+from fvc.evidence.fold_outputs import HISTORY_COLUMNS
+from fvc.evidence.metrics import Estimate, Outcomes
+from fvc.report import plots
 
 
 def outcomes_of(num_videos: int, seed: int = 0) -> Outcomes:
@@ -147,6 +147,6 @@ def test_every_panel_is_a_column_that_folds_are_checked_for() -> None:
 
 
 def test_drawing_keeps_no_global_state() -> None:
-    code = "import sys, fvc.plots; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, fvc.report.plots; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False", "pyplot keeps every figure that is ever made"

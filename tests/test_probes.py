@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fvc.config import EvaluateConfig
-from fvc.metrics import Estimate
-from fvc.probes import Probe, beats_probes, best_probe, probe_all, score_probes
+from fvc.evidence.metrics import Estimate
+from fvc.evidence.probes import Probe, beats_probes, best_probe, probe_all, score_probes
 
 CONFIG = EvaluateConfig(bootstrap_samples=200, confidence=0.95, ece_bins=10, target_error_rate=0.1)
 

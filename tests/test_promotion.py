@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from fvc.promotion import Decision, Evidence, decide, model_card
+from fvc.evidence.promotion import Decision, Evidence, decide, model_card
 
 STRONG = Evidence(
     leaks=0,

@@ -14,11 +14,11 @@ from source_tree import ROOT
 from torch import nn
 
 from fvc import networks, serving, tracking
-from fvc.calibration import Calibration
 from fvc.clip_files import save_clips
 from fvc.config import Params, load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
+from fvc.evidence.calibration import Calibration
 from fvc.files import read_json, sha256_of_file, write_json
 from fvc.networks import build_network, save_network
 from fvc.protocol import folds_sha256
@@ -146,7 +146,7 @@ def test_the_best_fold_by_validation_becomes_the_first_champion(
     assert "version" not in json.dumps(decided), "a version number differs from run to run"
     champion = aliased(store, "champion")
     assert champion.version == aliased(store, "challenger").version
-    assert champion.tags["fvc.promotion"] == "unopposed"
+    assert champion.tags["fvc.evidence.promotion"] == "unopposed"
     assert champion.tags["fvc.beats_probes"] == "true"
     assert "became champion because none was in service" in (champion.description or "")
 

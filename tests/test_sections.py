@@ -3,12 +3,12 @@ from collections.abc import Mapping
 import polars as pl
 import pytest
 
-from fvc import sections
-from fvc.metrics import Estimate
-from fvc.probes import Probe
+from fvc.evidence import weighing
+from fvc.evidence.metrics import Estimate
+from fvc.evidence.probes import Probe
+from fvc.evidence.slices import BINS, Slice
 from fvc.records import FOLDS, REJECTED
-from fvc.report import Section
-from fvc.slices import BINS, Slice
+from fvc.report import Section, sections
 
 KNOWN = Estimate(value=0.8, low=0.7, high=0.9)
 UNKNOWN = Estimate(value=None, reason="all videos are fake")
@@ -155,8 +155,8 @@ def test_folds_have_mean_and_deviation_and_one_fold_has_not() -> None:
 
 
 def test_spread_needs_two_values() -> None:
-    assert sections.spread([None, 0.5]) == (0.5, None)
-    assert sections.spread([None]) == (None, None)
+    assert weighing.spread([None, 0.5]) == (0.5, None)
+    assert weighing.spread([None]) == (None, None)
 
 
 def test_every_probe_and_every_slice_has_its_row() -> None:

@@ -10,11 +10,11 @@ from settings import clips_config
 from torch import nn
 
 from fvc import serving
-from fvc.calibration import Calibration
 from fvc.clip_files import load_clips
 from fvc.config import ClipsConfig, load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
+from fvc.evidence.calibration import Calibration
 from fvc.files import sha256_of_file
 from fvc.networks import ClipClassifier
 from fvc.predict import clip_logits, video_logit

@@ -3,8 +3,8 @@ import polars as pl
 import pytest
 
 from fvc.config import EvaluateConfig
-from fvc.metrics import Outcomes
-from fvc.slices import UNKNOWN, slice_all, slice_names
+from fvc.evidence.metrics import Outcomes
+from fvc.evidence.slices import UNKNOWN, slice_all, slice_names
 
 CONFIG = EvaluateConfig(bootstrap_samples=100, confidence=0.95, ece_bins=10, target_error_rate=0.1)
 

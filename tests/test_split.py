@@ -14,7 +14,7 @@ from source_tree import ROOT
 from fvc.annotations import read_annotations, ties
 from fvc.config import SplitConfig, load_params
 from fvc.errors import FvcError
-from fvc.fold_outputs import HISTORY_COLUMNS, read_fold
+from fvc.evidence.fold_outputs import HISTORY_COLUMNS, read_fold
 from fvc.fold_videos import videos_of_fold
 from fvc.groups import connected
 from fvc.leakage import find_leaks

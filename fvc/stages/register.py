@@ -18,16 +18,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from fvc import serving, tracking
-from fvc.calibration import Calibration, judge
 from fvc.clip_files import read_key
 from fvc.config import Params, load_params
 from fvc.errors import FvcError
+from fvc.evidence.calibration import Calibration, judge
+from fvc.evidence.metrics import Outcomes, estimate, roc_auc_gain
+from fvc.evidence.promotion import Decision, Evidence, decide, model_card
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
 from fvc.fold_videos import LABELS, video_clips
-from fvc.metrics import Outcomes, estimate, roc_auc_gain
 from fvc.networks import WEIGHTS, ClipClassifier, load_network, read_description
 from fvc.predict import probability_fake, video_logits
-from fvc.promotion import Decision, Evidence, decide, model_card
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.seeding import generator_for
@@ -285,7 +285,7 @@ def describe(
         **tracking.git_commit(),
         "fvc.fold": str(candidate.fold),
         "fvc.weights_sha256": candidate.weights_sha256,
-        "fvc.promotion": decision.promotion,
+        "fvc.evidence.promotion": decision.promotion,
         "fvc.beats_probes": str(decision.beats_probes).lower(),
         "fvc.locked_roc_auc": str(scores["roc_auc"]["value"]),
         "fvc.decision": json.dumps(decision.as_dict()),

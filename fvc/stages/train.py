@@ -11,24 +11,25 @@ import numpy as np
 import polars as pl
 import torch
 
-from fvc import plots, tracking
+from fvc import tracking
 from fvc.clip_files import read_key
 from fvc.config import Params, TrainConfig, load_params
 from fvc.dataset import Augmentation, ClipDataset
 from fvc.distributed import World, part_of, world
 from fvc.errors import FvcError, Stopped
+from fvc.evidence.fold_outputs import final_results
+from fvc.evidence.metrics import Outcomes, confusion_matrix
 from fvc.files import read_json, replacing, sha256_of, sha256_of_file
-from fvc.fold_outputs import final_results
 from fvc.fold_videos import video_clips, videos_of_fold
 from fvc.loading import ClipLoader
 from fvc.memory import release
-from fvc.metrics import Outcomes, confusion_matrix
 from fvc.networks import WEIGHTS, ClipClassifier, build_network, save_network
 from fvc.precision import choose_precision
 from fvc.predict import probability_fake, video_logits
 from fvc.process import stop_on_sigterm
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
+from fvc.report import plots
 from fvc.seeding import seed_for
 from fvc.training.diagnostics import EpochRow, repeatable_series
 from fvc.training.epoch import accumulation_steps

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from fvc.config import EvaluateConfig
-from fvc.metrics import Estimate, Outcomes, estimate
+from fvc.evidence.metrics import Estimate, Outcomes, estimate
 from fvc.seeding import generator_for
 
 BINS: Mapping[str, Mapping[float, str]] = {

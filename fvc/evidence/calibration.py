@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from fvc.metrics import Outcomes
+from fvc.evidence.metrics import Outcomes
 
 Verdict = Literal["real", "fake", "uncertain"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,9 +19,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as reference
 
+from fvc.evidence.measures import equal_mass_bins
+from fvc.evidence.metrics import Estimate, Outcomes
 from fvc.files import replacing
-from fvc.measures import equal_mass_bins
-from fvc.metrics import Estimate, Outcomes
 
 REAL, FAKE, CHANCE, INK = "#0072B2", "#D55E00", "#767676", "#1a1a1a"
 FOLD_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#B8A800")

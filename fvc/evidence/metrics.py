@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from fvc.config import EvaluateConfig
-from fvc.measures import (
+from fvc.evidence.measures import (
     calling_measures,
     equal_mass_bins,
     group_weights,

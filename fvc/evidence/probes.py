@@ -17,7 +17,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from fvc.config import EvaluateConfig
-from fvc.metrics import Estimate, Outcomes, estimate
+from fvc.evidence.metrics import Estimate, Outcomes, estimate
 from fvc.seeding import generator_for, seed_for
 
 CHANCE = 0.5

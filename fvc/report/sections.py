@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import polars as pl
 
-from fvc.metrics import Estimate
-from fvc.probes import Probe, beats_probes, best_probe
+from fvc.evidence.metrics import Estimate
+from fvc.evidence.probes import Probe, beats_probes, best_probe
+from fvc.evidence.slices import Slice
+from fvc.evidence.weighing import spread
 from fvc.report import Grid, Headline, Picture, Section
-from fvc.slices import Slice
 
 NAMES = {
     "roc_auc": "ROC-AUC",
@@ -286,13 +286,6 @@ def slices_section(slices: Sequence[Slice], pictures: Sequence[Picture]) -> Sect
 def limits_section() -> Section:
     """What no number here can say."""
     return Section(title="Limits", text=LIMITS)
-
-
-def spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation of what is known; None of too few."""
-    known = [value for value in values if value is not None]
-    mean = float(np.mean(known)) if known else None
-    return mean, float(np.std(known, ddof=1)) if len(known) > 1 else None
 
 
 def _value(value: float | None) -> str:

@@ -1,0 +1,1 @@
+"""What the evidence is made of: measures of scored videos, and what they are compared with."""
