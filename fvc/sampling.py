@@ -8,6 +8,8 @@ from math import ceil, floor
 import numpy as np
 from jaxtyping import Bool, Int
 
+from fvc.config import ClipsConfig
+
 Span = tuple[Fraction, Fraction]
 """Where a part of a video starts and ends, in ticks from its first frame."""
 
@@ -63,6 +65,21 @@ def length_of(boundaries: Int[np.ndarray, " boundaries"]) -> int:
     if not np.all(np.diff(boundaries) > 0):
         raise ValueError("the frames' times do not increase strictly")
     return int(boundaries[-1]) - int(boundaries[0])
+
+
+def views_of(length: int, tick_s: Fraction, config: ClipsConfig) -> list[Span]:
+    """The parts of a video that become clips.
+
+    Args:
+        length: Ticks of the video.
+        tick_s: Seconds of a tick.
+        config: What a clip is.
+    """
+    if config.views == "spans":
+        return equal_spans(length, config.num_clips)
+    # By their digits: the nearest binary number would be off, and no window end on a frame.
+    window, stride = (Fraction(str(value)) / tick_s for value in (config.window_s, config.stride_s))
+    return rolling_windows(length, window, stride, config.num_clips)
 
 
 def equal_spans(length: int, num_spans: int) -> list[Span]:

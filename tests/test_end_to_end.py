@@ -94,6 +94,21 @@ def test_every_video_is_accounted_for(clone: Clone) -> None:
     assert rejected["reason"].is_in(list(REASONS)).all()
 
 
+def test_the_notebook_walks_through_what_there_is(clone: Clone, tmp_path: Path) -> None:
+    walked = tmp_path / "walked.ipynb"
+    clone.must("papermill", "notebooks/fvc.ipynb", str(walked), "--cwd", "notebooks")
+    cells = json.loads(walked.read_text())["cells"]
+    outputs = [each for cell in cells for each in cell.get("outputs", ())]
+    assert not [each for each in outputs if each.get("name") == "stderr"], "a warning is shown"
+    assert sum("image/png" in each.get("data", {}) for each in outputs) >= 6
+    [page] = [text for each in outputs if "srcdoc" in (text := html_of(each))]
+    assert "ROC-AUC" in page
+
+
+def html_of(output: dict[str, Any]) -> str:
+    return "".join(output.get("data", {}).get("text/html", ()))
+
+
 def test_a_second_run_does_nothing(clone: Clone) -> None:
     said = clone.must("dvc", "repro")
     assert "Data and pipelines are up to date" in said

@@ -17,6 +17,7 @@ from fvc.errors import FvcError
 from fvc.evidence.fold_outputs import HISTORY_COLUMNS
 from fvc.files import read_json, write_json
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
+from fvc.report import Section
 from fvc.stages import evaluate
 from fvc.tracking.store import experiment_id
 
@@ -192,6 +193,12 @@ def change_logits(corpus: Corpus, part: str, value: float) -> None:
         source = corpus.predictions(fold)
         logit = pl.when(pl.col("part") == part).then(value).otherwise("logit").alias("logit")
         PREDICTIONS.write(source, PREDICTIONS.read(source).with_columns(logit))
+
+
+@pytest.fixture(autouse=True)
+def no_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores here are made up, and no network behind them can be explained."""
+    monkeypatch.setattr(evaluate, "explain", lambda *_, **__: Section(title="Examples"))
 
 
 @pytest.fixture
@@ -427,9 +434,9 @@ def test_the_command_tracks_what_it_found_and_rebuilds_missing_runs(
         "index": "index.parquet",
         "index-summary": "index.json",
         "rejected": "rejected.csv",
-        "clips": "clips",
         "probes": "probes",
         "clips-summary": "clips.json",
+        "clips": "clips",
         "folds": "folds.parquet",
         "split": "split.json",
         "evaluation": "evaluation",

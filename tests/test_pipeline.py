@@ -1,6 +1,7 @@
 """The policies that hold the pipeline together: what is said in two places must agree."""
 
 import ast
+import json
 import re
 import shlex
 from dataclasses import asdict, replace
@@ -225,3 +226,14 @@ def test_every_parameter_of_the_project_reaches_the_training() -> None:
 def test_requirements_are_pinned_and_name_no_index() -> None:
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
         assert re.match(r"[\w.\-\[\]]+==[\w.+!]+( ; .+)?$", line), line
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda path: path.stem
+)
+def test_notebooks_are_kept_without_what_they_gave(notebook: Path) -> None:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    codes = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert codes
+    given = [cell["id"] for cell in codes if cell["outputs"] or cell["execution_count"]]
+    assert not given, f"clear the outputs of {given}"

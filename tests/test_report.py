@@ -16,7 +16,10 @@ SECTIONS = [
     Section(
         title="Curves",
         text=["One paragraph."],
-        pictures=[Picture(png=PNG, caption="A curve"), Picture(png=PNG, caption="B", wide=True)],
+        pictures=[
+            Picture(image=PNG, caption="A curve"),
+            Picture(image=PNG, caption="B", wide=True),
+        ],
     ),
     Section(title="Data", grids=[Grid(caption="Counts", header=("", "n"), rows=[("real", "3")])]),
 ]
@@ -53,7 +56,7 @@ def test_texts_are_escaped() -> None:
             Section(
                 title=hostile,
                 text=[hostile],
-                pictures=[Picture(png=PNG, caption=f'"{hostile}')],
+                pictures=[Picture(image=PNG, caption=f'"{hostile}')],
                 grids=[Grid(caption=hostile, header=(hostile,), rows=[(hostile,)])],
             )
         ],

@@ -57,7 +57,10 @@ def calling_measures(
     decided: Bool[np.ndarray, "V"],
     weights: Float[np.ndarray, "R V"],
 ) -> dict[str, Float[np.ndarray, "R"]]:
-    """What the calls fake (`called`) and real are worth, and the verdicts among them."""
+    """What the calls fake (`called`) and real are worth, and the verdicts among them.
+
+    The mean of both recalls goes by its other name, balanced accuracy.
+    """
     true_fake = _sum(weights, fake & called)
     false_fake = _sum(weights, ~fake & called)
     true_real = _sum(weights, ~fake & ~called)
@@ -78,6 +81,7 @@ def calling_measures(
         measured[f"recall_{side}"] = hits / (hits + missed)
         present = hits + missed > 0
         measured[f"f1_{side}"] = np.where(present, 2 * hits / (2 * hits + false + missed), np.nan)
+    measured["macro_precision"] = (measured["precision_real"] + measured["precision_fake"]) / 2
     measured["macro_f1"] = (measured["f1_real"] + measured["f1_fake"]) / 2
     measured["balanced_accuracy"] = (measured["recall_real"] + measured["recall_fake"]) / 2
     return measured

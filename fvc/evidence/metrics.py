@@ -1,12 +1,13 @@
 """What a set of scored videos is worth, with intervals: arrays in, numbers out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from fvc.config import EvaluateConfig
+from fvc.evidence.intervals import effective_groups, resamples, share_interval
 from fvc.evidence.measures import (
     calling_measures,
     equal_mass_bins,
@@ -15,14 +16,8 @@ from fvc.evidence.measures import (
     ranking_measures,
 )
 
-CLASS_FREE = ("accuracy", "brier", "ece", "coverage", "decided_accuracy")
-"""Measures that mean something where all videos are of one class."""
-
 DECIMALS = 6
 """Digits kept in files: more than the last digits' dependence on the machine allows."""
-
-CHUNK_VALUES = 2**20
-"""Weights of resamples held in memory at once (8 MiB)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,75 +81,82 @@ class Estimate:
         return rounded if self.reason is None else {**rounded, "reason": self.reason}
 
 
-def estimate(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resampled:
+    """Every measure of some videos and of their resamples."""
+
+    outcomes: Outcomes
+    weights: Float[np.ndarray, "V"]
+    """Of each video in the estimate itself."""
+    values: Mapping[str, float]
+    """NaN where a measure is undefined."""
+    drawn: Mapping[str, Float[np.ndarray, "R"]]
+
+    def num_groups(self, name: str) -> float:
+        """Effective groups behind a measure: the fewest among the videos that decide it."""
+        return min(
+            effective_groups(self.outcomes.groups[members], self.weights[members])
+            for members in _deciding(name, self.outcomes).values()
+        )
+
+    def estimate(self, name: str, confidence: float) -> Estimate:
+        """One measure with its interval."""
+        value = self.values[name]
+        if np.isnan(value):
+            return Estimate(value=None, reason=_why_undefined(name, self.outcomes))
+        unknown = self.why_no_interval(name)
+        if unknown is not None:
+            return Estimate(value=value, reason=unknown)
+        low, high = share_interval(value, self.drawn[name], self.num_groups(name), confidence)
+        return Estimate(value=value, low=low, high=high)
+
+    def why_no_interval(self, name: str) -> str | None:
+        """The reason, where the resamples of a measure tell nothing of its error."""
+        if len(np.unique(self.outcomes.groups)) < 2:
+            return "there is only one group"
+        for which, members in _deciding(name, self.outcomes).items():
+            if len(np.unique(self.outcomes.groups[members])) < 2:
+                return f"{which} are in fewer than two groups"
+        return None
+
+
+def resample(
     outcomes: Outcomes, *, per_group: bool, config: EvaluateConfig, generator: np.random.Generator
-) -> dict[str, Estimate]:
-    """Every measure with its interval, per video or with the same weight for each group.
+) -> Resampled:
+    """Measure videos and their resamples, per video or with the same weight for each group.
 
-    The interval is the percentile bootstrap over groups, so near-duplicates count as the
-    one observation they are. Resamples in which a measure is undefined are left out.
-    Noise can only raise some measures (the calibration error), and their resamples lie
-    above the estimate; the interval is then widened to hold it. There is no interval
-    from fewer than two groups, nor, for a measure that compares the classes, from fewer
-    than two groups that hold each class.
-
-    Source:
-        Cluster bootstrap: Davison and Hinkley, "Bootstrap Methods and their
-        Application", section 3.8; percentile intervals: section 5.3.
+    Whole groups are drawn, so near-duplicates count as the one observation they are.
     """
     base = group_weights(outcomes.groups) if per_group else np.ones(len(outcomes.groups))
     bins = equal_mass_bins(outcomes.probability, base, config.ece_bins)
     values = measures(outcomes, base[None], bins)
     drawn = [
         measures(outcomes, base * times, bins)
-        for times in _draws(outcomes.groups, config.bootstrap_samples, generator)
+        for times in resamples(outcomes.groups, config.bootstrap_samples, generator)
     ]
-    return {
-        name: _with_interval(
-            float(value[0]),
-            np.concatenate([measured[name] for measured in drawn]),
-            config.confidence,
-            undefined=_why_undefined(name, outcomes),
-            unknown=_why_no_interval(name, outcomes),
-        )
-        for name, value in values.items()
-    }
-
-
-def roc_auc_gain(
-    candidate: Outcomes,
-    opponent: Outcomes,
-    *,
-    config: EvaluateConfig,
-    generator: np.random.Generator,
-) -> Estimate:
-    """The candidate's ROC-AUC minus the opponent's on the same videos, with its interval.
-
-    Both are measured on each resample, so what makes a video hard for both cancels out.
-
-    Raises:
-        ValueError: They are not of the same videos in the same order.
-    """
-    same = np.array_equal(candidate.is_fake, opponent.is_fake)
-    if not (same and np.array_equal(candidate.groups, opponent.groups)):
-        raise ValueError("the two were not measured on the same videos")
-
-    def gain(weights: Float[np.ndarray, "R V"]) -> Float[np.ndarray, "R"]:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ours, theirs = (
-                ranking_measures(each.is_fake, each.probability, weights)["roc_auc"]
-                for each in (candidate, opponent)
-            )
-        return ours - theirs
-
-    draws = _draws(candidate.groups, config.bootstrap_samples, generator)
-    return _with_interval(
-        float(gain(np.ones((1, len(candidate.is_fake))))[0]),
-        np.concatenate([gain(times) for times in draws]),
-        config.confidence,
-        undefined=_why_undefined("roc_auc", candidate),
-        unknown=_why_no_interval("roc_auc", candidate),
+    return Resampled(
+        outcomes=outcomes,
+        weights=base,
+        values={name: float(value[0]) for name, value in values.items()},
+        drawn={name: np.concatenate([measured[name] for measured in drawn]) for name in values},
     )
+
+
+def estimate(
+    outcomes: Outcomes, *, per_group: bool, config: EvaluateConfig, generator: np.random.Generator
+) -> dict[str, Estimate]:
+    """Every measure with its interval, per video or with the same weight for each group.
+
+    Resamples in which a measure is undefined are left out. There is no interval where the
+    videos that decide a measure, of each class for one that compares the classes, are in
+    fewer than two groups.
+
+    The calibration error is the exception among the intervals: noise within the bins raises
+    it, so that of few videos both it and its interval lie above the truth. The Brier score
+    has no such bias.
+    """
+    found = resample(outcomes, per_group=per_group, config=config, generator=generator)
+    return {name: found.estimate(name, config.confidence) for name in found.values}
 
 
 def measure(outcomes: Outcomes, ece_bins: int) -> dict[str, float | None]:
@@ -188,49 +190,33 @@ def confusion_matrix(outcomes: Outcomes) -> Int[np.ndarray, "2 2"]:
     return np.bincount(cells, minlength=4).reshape(2, 2)
 
 
-def _draws(
-    groups: Shaped[np.ndarray, "V"], samples: int, generator: np.random.Generator
-) -> Iterator[Float[np.ndarray, "R V"]]:
-    """How often each video's group is drawn, with replacement, in each resample."""
-    names, codes = np.unique(groups, return_inverse=True)
-    rows = max(1, CHUNK_VALUES // len(codes))
-    for start in range(0, samples, rows):
-        size = min(rows, samples - start)
-        drawn = generator.integers(len(names), size=(size, len(names)))
-        cells = drawn + len(names) * np.arange(size)[:, None]
-        counts = np.bincount(cells.ravel(), minlength=size * len(names))
-        yield counts.reshape(size, len(names))[:, codes].astype(np.float64)
-
-
-def _with_interval(
-    value: float,
-    drawn: Float[np.ndarray, "R"],
-    confidence: float,
-    *,
-    undefined: str,
-    unknown: str | None,
-) -> Estimate:
-    if np.isnan(value):
-        return Estimate(value=None, reason=undefined)
-    if unknown is not None:
-        return Estimate(value=value, reason=unknown)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn[~np.isnan(drawn)], [tail, 1 - tail])
-    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
+def _deciding(name: str, outcomes: Outcomes) -> dict[str, Bool[np.ndarray, "V"]]:
+    """The videos that a measure is a mean over; of each class, where it compares them."""
+    whole = np.ones(len(outcomes.is_fake), dtype=bool)
+    own = {
+        "accuracy": {"videos": whole},
+        "brier": {"videos": whole},
+        "ece": {"videos": whole},
+        "coverage": {"videos": whole},
+        "decided_accuracy": {"videos with a verdict": outcomes.decided},
+        "precision_real": {"videos called real": ~outcomes.called_fake},
+        "precision_fake": {"videos called fake": outcomes.called_fake},
+        "recall_real": {"real videos": ~outcomes.is_fake},
+        "recall_fake": {"fake videos": outcomes.is_fake},
+    }
+    return own.get(name, {**own["recall_real"], **own["recall_fake"]})
 
 
 def _why_undefined(name: str, outcomes: Outcomes) -> str:
-    if outcomes.is_fake.all() or not outcomes.is_fake.any():
-        return f"all videos are {'fake' if outcomes.is_fake.all() else 'real'}"
-    if name == "decided_accuracy":
-        return "every verdict is uncertain"
-    return f"no video is called {name.removeprefix('precision_')}"
-
-
-def _why_no_interval(name: str, outcomes: Outcomes) -> str | None:
-    if len(np.unique(outcomes.groups)) < 2:
-        return "there is only one group"
-    for side, members in (("real", ~outcomes.is_fake), ("fake", outcomes.is_fake)):
-        if name not in CLASS_FREE and len(np.unique(outcomes.groups[members])) < 2:
-            return f"{side} videos are in fewer than two groups"
-    return None
+    called = outcomes.called_fake
+    nothing = {
+        "decided_accuracy": (outcomes.decided, "every verdict is uncertain"),
+        "precision_real": (~called, "no video is called real"),
+        "precision_fake": (called, "no video is called fake"),
+    }
+    members, reason = nothing.get(name, (called, ""))
+    if reason and not members.any():
+        return reason
+    if name == "macro_precision" and (called.all() or not called.any()):
+        return f"no video is called {'real' if called.all() else 'fake'}"
+    return f"all videos are {'fake' if outcomes.is_fake.all() else 'real'}"

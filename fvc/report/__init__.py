@@ -15,17 +15,20 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """A PNG with what it shows."""
+    """A picture with what it shows."""
 
-    png: bytes
+    image: bytes
     caption: str
+    media_type: str = "image/png"
+    alt: str = ""
+    """For those who cannot see it, where that is not the caption."""
     wide: bool = False
     """It takes the whole width of the page."""
 
     @property
     def address(self) -> str:
         """The picture itself as an address, so that the page needs no other file."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        return f"data:{self.media_type};base64,{base64.b64encode(self.image).decode()}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

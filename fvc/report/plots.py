@@ -6,6 +6,7 @@ is real, orange is fake, black is the model over all folds, grey is chance or a 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,18 @@ TRAINING: dict[str, Any] = {"linestyle": "--", "linewidth": 1.3}
 VALIDATION: dict[str, Any] = {"linestyle": "-", "linewidth": 1.6, "marker": "o", "markersize": 4}
 
 
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG; equal figures give equal bytes."""
+    file = BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    return file.getvalue()
+
+
 def save(figure: Figure, target: Path) -> None:
-    """Write a PNG, atomically; equal figures give equal bytes."""
-    with replacing(target) as partial, matplotlib.rc_context(STYLE):
-        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
+    """Write a PNG, atomically."""
+    with replacing(target) as partial:
+        partial.write_bytes(png(figure))
 
 
 def confusion_matrix(counts: Int[np.ndarray, "2 2"], title: str = "Confusion matrix") -> Figure:
@@ -256,6 +265,44 @@ def forest(rows: Sequence[tuple[str, Estimate]], *, title: str, label: str) -> F
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(label)
         axes.set_title(title)
+    return figure
+
+
+def temporal_profile(
+    spans: Sequence[tuple[float, float]],
+    probabilities: Sequence[float],
+    *,
+    threshold: float,
+    band: tuple[float, float],
+    number: int,
+    unit: str,
+) -> Figure:
+    """What each clip of one video got, over its part of the video.
+
+    Args:
+        spans: Start and end of each clip.
+        probabilities: That it is fake.
+        threshold: From it on a clip alone would be called fake.
+        band: Between these ends the verdict is uncertain.
+        number: The clip to mark, from 0.
+        unit: What the spans count.
+    """
+    with _canvas(5.6, 3.4) as (figure, (axes,)):
+        axes.axhspan(*band, color=CHANCE, alpha=0.14, linewidth=0, label="uncertain")
+        axes.axhline(threshold, color=CHANCE, linestyle="--", linewidth=1.2, label="threshold")
+        for span, probability in zip(spans, probabilities, strict=True):
+            colour = FAKE if probability >= threshold else REAL
+            axes.plot(span, [probability] * 2, color=colour, linewidth=4, solid_capstyle="butt")
+        middles = [(start + end) / 2 for start, end in spans]
+        axes.plot(middles, probabilities, color=INK, linewidth=0.8, label="a clip", marker=".")
+        place = (middles[number], probabilities[number])
+        axes.plot(*place, "o", color=INK, fillstyle="none", markersize=11, label="the clip shown")
+        axes.set_xlim(spans[0][0], spans[-1][1])
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel(unit)
+        axes.set_ylabel("probability of fake")
+        axes.set_title("Score over time")
+        figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 

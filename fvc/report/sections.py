@@ -18,6 +18,7 @@ NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro-F1",
+    "macro_precision": "macro precision",
     "precision_real": "precision, real",
     "recall_real": "recall, real",
     "f1_real": "F1, real",

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from fvc import report, tracking
 from fvc.config import EvaluateConfig, IndexConfig, Params, load_params
 from fvc.errors import FvcError
+from fvc.evidence.examples import explain_examples, numbers_of
 from fvc.evidence.fold_outputs import Fold, final_results, read_fold, read_history
 from fvc.evidence.metrics import (
     confusion_matrix,
@@ -25,6 +26,7 @@ from fvc.networks import WEIGHTS
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
 from fvc.report import plots, sections
+from fvc.report.examples import examples_section, write_files
 
 CAPTIONS: Mapping[str, str] = {
     "confusion_matrix": "Every tested video once, at the threshold of its fold.",
@@ -79,6 +81,7 @@ def page_of(
     evidence: Evidence,
     pictures: Mapping[str, report.Picture],
     data: report.Section,
+    examples: report.Section,
     *,
     confidence: float,
     num_leaks: int,
@@ -96,6 +99,7 @@ def page_of(
             sections.folds_section(evidence.measured, learned, [pictures["learning_curves"]]),
             sections.slices_section(evidence.slices, [pictures["slices"]]),
             sections.probes_section(probes, video, [pictures["probes"]]),
+            examples,
             sections.limits_section(),
         ],
     )
@@ -108,7 +112,7 @@ def write_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, repo
         target = folder / f"{name}.png"
         plots.save(figure, target)
         pictures[name] = report.Picture(
-            png=target.read_bytes(), caption=CAPTIONS[name], wide=name in WIDE
+            image=target.read_bytes(), caption=CAPTIONS[name], wide=name in WIDE
         )
     return pictures
 
@@ -148,6 +152,7 @@ def run(
         evidence,
         write_figures(figures_of(evidence, trained, params.evaluate), evaluation),
         sections.data_section(places, REJECTED.read(rejected), divided["locked"], availability),
+        explain(params, trained, evidence, videos, models=models, clips=clips, folder=evaluation),
         confidence=params.evaluate.confidence,
         num_leaks=num_leaks,
     )
@@ -169,6 +174,36 @@ def count_leaks(
         raise FvcError(source, str(error), "Run 'dvc repro split'") from error
     sys.stderr.write("".join(f"evaluate: {leak}\n" for leak in leaks[:MAX_LEAKS_LISTED]))
     return len(leaks)
+
+
+def explain(
+    params: Params,
+    trained: Mapping[int, Fold],
+    evidence: Evidence,
+    videos: pl.DataFrame,
+    *,
+    models: Path,
+    clips: Path,
+    folder: Path,
+) -> report.Section:
+    """Explain examples of the tested videos, write their pictures, and hand them to the report.
+
+    Raises:
+        FvcError: A network or a video's clips are missing or not those of the predictions.
+    """
+    found = explain_examples(
+        out_of_fold(trained, evidence),
+        videos,
+        evidence.calibrations,
+        models=models,
+        clips=clips,
+        config=params.clips,
+        seed=params.seed,
+    )
+    section, files = examples_section(found)
+    write_files(files, folder / "examples")
+    write_json(folder / "examples.json", numbers_of(found))
+    return section
 
 
 def track(

@@ -22,7 +22,8 @@ from fvc.clip_files import read_key
 from fvc.config import Params, load_params
 from fvc.errors import FvcError
 from fvc.evidence.calibration import Calibration, judge
-from fvc.evidence.metrics import Outcomes, estimate, roc_auc_gain
+from fvc.evidence.metrics import Outcomes, estimate
+from fvc.evidence.paired import paired
 from fvc.evidence.promotion import Decision, Evidence, decide, model_card
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
 from fvc.fold_videos import LABELS, video_clips
@@ -146,12 +147,14 @@ def gain_over(
             if any(settings["clips"].get(name) != value for name, value in ours.items()):
                 return None
             theirs = score_locked(load_network(folder), candidate.videos, clips)
-    return roc_auc_gain(
-        outcomes_of(locked, candidate.calibration),
+    compared = paired(
         outcomes_of(theirs, calibration),
+        outcomes_of(locked, candidate.calibration),
+        per_group=False,
         config=params.evaluate,
         generator=generator_for(params.seed, "gain"),
-    ).high
+    )
+    return compared["roc_auc"].gain.high
 
 
 def log_candidate(candidate: Candidate, locked: pl.DataFrame, run_id: str, max_mib: float) -> str:

@@ -19,11 +19,10 @@ from fvc.sampling import (
     Span,
     central_frames,
     cheapest_frames,
-    equal_spans,
     length_of,
     parts_of,
-    rolling_windows,
     sample_frames,
+    views_of,
 )
 from fvc.video import decoding, picture
 from fvc.video.decoding import REASONS, OutOfMemoryError, PlanFailedError, VideoError
@@ -130,7 +129,7 @@ def read_clips(source: Path | BufferedIOBase, config: ClipsConfig) -> Clips:
     views: list[Span] = []
 
     def choose(times: Timeline, reach: Reach | None) -> list[int]:
-        views[:] = _views(times, config)
+        views[:] = views_of(length_of(times.boundaries), times.tick_s, config)
         parts = parts_of(views, config.num_frames)
         if config.sampling == "segment" and reach is not None:
             return cheapest_frames(times.boundaries, parts, reach).tolist()
@@ -143,18 +142,6 @@ def read_clips(source: Path | BufferedIOBase, config: ClipsConfig) -> Clips:
         place[...] = image.transpose(2, 0, 1)
     pixels = pixels.reshape(len(views), config.num_frames, *pixels.shape[1:])
     return Clips(pixels, fitting.content, times.in_seconds(views), excuse)
-
-
-def _views(times: Timeline, config: ClipsConfig) -> list[Span]:
-    """The parts of a video that become clips, in ticks."""
-    length = length_of(times.boundaries)
-    if config.views == "spans":
-        return equal_spans(length, config.num_clips)
-    # By their digits: the nearest binary number would be off, and no window end on a frame.
-    window, stride = (
-        Fraction(str(value)) / times.tick_s for value in (config.window_s, config.stride_s)
-    )
-    return rolling_windows(length, window, stride, config.num_clips)
 
 
 class _Fitting:
