@@ -280,9 +280,12 @@ def test_test_scores_do_not_change_the_calibration(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("blank_pictures")
 def test_a_perfect_network_is_perfect_and_beats_the_probes(tmp_path: Path) -> None:
-    metrics = read_json(make_corpus(tmp_path, score=perfect).run() / "metrics.json", "")
+    corpus = make_corpus(tmp_path, score=perfect, num_groups=80)
+    metrics = read_json(corpus.run() / "metrics.json", "")
     for unit in ("video", "cascade"):
-        assert metrics[unit]["roc_auc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+        found = metrics[unit]["roc_auc"]
+        assert (found["value"], found["high"]) == (1.0, 1.0)
+        assert 0.8 < found["low"] < 1, "eighty cascades are many, and prove nothing for sure"
         assert metrics[unit]["macro_f1"]["value"] == 1.0
     assert metrics["folds"]["roc_auc"] == {"0": 1.0, "1": 1.0, "2": 1.0, "mean": 1.0, "std": 0.0}
     assert metrics["beats_probes"] is True
