@@ -172,7 +172,7 @@ def test_every_probe_and_every_slice_has_its_row() -> None:
             num_fake=4,
             roc_auc=KNOWN,
             accuracy=KNOWN,
-            excess=Excess(reason="there are no others"),
+            excess=Excess(reason="no others"),
         )
         for by in sections.PROPERTIES
     ]

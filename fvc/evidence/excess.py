@@ -106,17 +106,12 @@ def _why_no_test(
     chosen: Bool[np.ndarray, "V"], wrong: Bool[np.ndarray, "V"], codes: Int[np.ndarray, "V"]
 ) -> str | None:
     if chosen.all():
-        return "there are no others"
-    sides = (("here", chosen, "right", ~wrong), ("elsewhere", ~chosen, "wrong", wrong))
-    for name, side, call, members in sides:
-        expected = len(np.unique(codes[members])) * side.mean()
-        counted = {
-            "": len(np.unique(codes[side])),
-            f" with a {call} call to be expected": int(expected),
-        }
-        for what, count in counted.items():
-            if count < MIN_GROUPS:
-                return f"{count} cascades{what} {name}, fewer than {MIN_GROUPS}"
+        return "no others"
+    for side, call, members in ((chosen, "right", ~wrong), (~chosen, "wrong", wrong)):
+        if len(np.unique(codes[side])) < MIN_GROUPS:
+            return "too few cascades"
+        if len(np.unique(codes[members])) * side.mean() < MIN_GROUPS:
+            return f"too few {call} calls"
     return None
 
 

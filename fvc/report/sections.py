@@ -277,10 +277,7 @@ def probes_section(
 
 def slices_section(slices: Sequence[Slice], pictures: Sequence[Picture]) -> Section:
     """The model on parts of the corpus; where it is worse than elsewhere comes first."""
-    header = (
-        *("", "videos", "cascades", "fake", "ROC-AUC", "accuracy"),
-        *("errors beyond the rest", "p, corrected", ""),
-    )
+    header = ("", "videos", "cascades", "fake", "ROC-AUC", "accuracy", "errors beyond the rest")
     grids = []
     for by, caption in PROPERTIES.items():
         rows = [
@@ -291,7 +288,7 @@ def slices_section(slices: Sequence[Slice], pictures: Sequence[Picture]) -> Sect
                 str(part.num_fake),
                 _with_interval(part.roc_auc),
                 _with_interval(part.accuracy),
-                *_excess(part),
+                _excess(part),
             )
             for part in slices
             if part.by == by
@@ -301,25 +298,25 @@ def slices_section(slices: Sequence[Slice], pictures: Sequence[Picture]) -> Sect
         _worse_slices(slices),
         "Errors beyond the rest are the share of wrong calls in a slice less that among all other "
         "videos. Whether chance explains them is tested by cascade, and p is corrected for the "
-        "number of slices (Holm). That nothing is shown of a small slice says little: its "
-        "interval is wide, and one of few cascades cannot be tested.",
+        "number of slices (Holm). Where there was no test, the reason stands instead. That "
+        "nothing is shown of a small slice says little: its interval is wide.",
     ]
     return Section(title="Slices", text=text, pictures=pictures, grids=grids)
 
 
-def _excess(part: Slice) -> tuple[str, str, str]:
+def _excess(part: Slice) -> str:
     excess = part.excess
-    error = "" if excess.error is None else f"{excess.error:+.3f}"
-    if excess.corrected is None:
-        return error, f"not tested: {excess.reason}", ""
-    return error, f"{excess.corrected:.3f}", "worse" if excess.worse else ""
+    if excess.error is None or excess.corrected is None:
+        return excess.reason or ""
+    tested = f"{excess.error:+.3f} (p {excess.corrected:.3f})"
+    return f"worse: {tested}" if excess.worse else tested
 
 
 def _worse_slices(slices: Sequence[Slice]) -> str:
     tested = sum(part.excess.corrected is not None for part in slices)
     worse = [part for part in slices if part.excess.worse]
     if not tested:
-        return "No slice could be tested: each, or its rest, has too few cascades."
+        return "No slice could be tested: each, or its rest, has too few cascades or errors."
     counted = f"{tested} of {len(slices)} slices could be tested"
     if not worse:
         return f"No slice is shown to be worse than the rest; {counted}."
