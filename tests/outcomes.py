@@ -7,7 +7,13 @@ from scipy.special import expit
 from fvc.config import EvaluateConfig
 from fvc.evidence.metrics import Outcomes
 
-CONFIG = EvaluateConfig(bootstrap_samples=200, confidence=0.95, ece_bins=10, target_error_rate=0.1)
+CONFIG = EvaluateConfig(
+    bootstrap_samples=200,
+    confidence=0.95,
+    ece_bins=10,
+    threshold_criterion="macro_f1",
+    target_error_rate=0.1,
+)
 
 
 def outcomes_of(

@@ -1,11 +1,14 @@
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
+from jaxtyping import Bool
+from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef, recall_score
 
+from fvc.config import Criterion
 from fvc.evidence.calibration import (
     TEMPERATURE_BOUNDS,
     Calibration,
@@ -15,12 +18,14 @@ from fvc.evidence.calibration import (
 )
 
 Videos = list[tuple[float, bool]]
+Labels = Bool[np.ndarray, "V"]
 VIDEOS = st.lists(st.tuples(st.floats(-1e4, 1e4), st.booleans()), max_size=30)
 
 
 def learned(videos: Videos, target_error_rate: float = 0.1) -> Calibration:
     logits = np.array([logit for logit, _ in videos], dtype=np.float64)
-    return calibrate(logits, np.array([fake for _, fake in videos], dtype=bool), target_error_rate)
+    is_fake = np.array([fake for _, fake in videos], dtype=bool)
+    return calibrate(logits, is_fake, criterion="macro_f1", target_error_rate=target_error_rate)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -90,22 +95,53 @@ def test_a_reversed_network_gives_no_verdict() -> None:
     assert {found.verdict(found.probability(logit)) for logit in (-2.0, 2.0)} == {"uncertain"}
 
 
+def error_gap(is_fake: Labels, called: Labels) -> float:
+    real, fake = recall_score(is_fake, called, average=None)
+    return -abs(float(real - fake))
+
+
+SCORES: dict[Criterion, Callable[[Labels, Labels], float]] = {
+    "macro_f1": lambda is_fake, called: f1_score(is_fake, called, average="macro"),
+    "balanced_accuracy": balanced_accuracy_score,
+    "mcc": matthews_corrcoef,
+    "equal_error_rate": error_gap,
+}
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_threshold_has_the_best_macro_f1(seed: int) -> None:
+@pytest.mark.parametrize("criterion", SCORES)
+def test_no_threshold_is_better_by_its_criterion(criterion: Criterion, seed: int) -> None:
     generator = np.random.default_rng(seed)
     is_fake = np.arange(40) % 3 == 0
     probability = np.round(np.clip(generator.normal(0.3 + 0.3 * is_fake, 0.2), 0, 1), 2)
-    found = best_threshold(probability, is_fake)
-    tried = [
-        f1_score(is_fake, probability >= threshold, average="macro")
-        for threshold in np.linspace(0, 1, 401)
-    ]
-    assert f1_score(is_fake, probability >= found, average="macro") == pytest.approx(max(tried))
+    found = best_threshold(probability, is_fake, criterion)
+    score = SCORES[criterion]
+    tried = [score(is_fake, probability >= threshold) for threshold in np.linspace(0, 1, 401)]
+    assert score(is_fake, probability >= found) == pytest.approx(max(tried))
 
 
-def test_equal_thresholds_are_settled_by_nearness_to_a_half() -> None:
-    assert best_threshold(np.array([0.1, 0.9]), np.array([False, True])) == 0.5
-    assert best_threshold(np.array([0.6, 0.9]), np.array([False, True])) == pytest.approx(0.75)
+def test_criteria_disagree_where_fakes_are_rare() -> None:
+    generator = np.random.default_rng(0)
+    is_fake = np.arange(400) % 20 == 0
+    probability = np.clip(generator.normal(0.3 + 0.2 * is_fake, 0.15), 0, 1)
+    found = {name: best_threshold(probability, is_fake, name) for name in SCORES}
+    assert len(set(found.values())) >= 3, "the parameter changes nothing"
+    assert found["balanced_accuracy"] < found["macro_f1"], "F1 of rare fakes asks for precision"
+    assert best_threshold(probability, is_fake, "half") == 0.5
+
+
+@pytest.mark.parametrize("criterion", SCORES)
+def test_equal_thresholds_are_settled_by_nearness_to_a_half(criterion: Criterion) -> None:
+    is_fake = np.array([False, True])
+    assert best_threshold(np.array([0.1, 0.9]), is_fake, criterion) == 0.5
+    assert best_threshold(np.array([0.6, 0.9]), is_fake, criterion) == pytest.approx(0.75)
+
+
+def test_a_model_says_by_what_its_threshold_was_chosen() -> None:
+    logits, is_fake = np.array([-1.0, 1.0]), np.array([False, True])
+    found = calibrate(logits, is_fake, criterion="mcc", target_error_rate=0.2)
+    assert (found.criterion, found.target_error_rate) == ("mcc", 0.2)
+    assert Calibration.from_dict(found.as_dict()) == found
 
 
 def test_one_and_many_logits_give_the_same_probability() -> None:

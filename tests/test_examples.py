@@ -37,7 +37,14 @@ from fvc.report.examples import examples_section, sanity, write_files
 from fvc.video import probe, read_clips
 
 CALIBRATION = Calibration(
-    temperature=2.0, threshold=0.5, abstain_low=0.45, abstain_high=0.55, num_real=4, num_fake=4
+    temperature=2.0,
+    threshold=0.5,
+    abstain_low=0.45,
+    abstain_high=0.55,
+    criterion="macro_f1",
+    target_error_rate=0.1,
+    num_real=4,
+    num_fake=4,
 )
 
 

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from fvc.config import EvaluateConfig
 from fvc.evidence.metrics import Estimate
 from fvc.evidence.probes import Probe, beats_probes, best_probe, probe_all, score_probes
+from fvc.report import sections
 
-CONFIG = EvaluateConfig(bootstrap_samples=200, confidence=0.95, ece_bins=10, target_error_rate=0.1)
+CONFIG = EvaluateConfig(
+    bootstrap_samples=200,
+    confidence=0.95,
+    ece_bins=10,
+    threshold_criterion="macro_f1",
+    target_error_rate=0.1,
+)
 
 
 def videos_of(num_groups: int, copies: int = 3, seed: int = 0) -> pl.DataFrame:
@@ -35,6 +42,8 @@ def videos_of(num_groups: int, copies: int = 3, seed: int = 0) -> pl.DataFrame:
             "bitrate_bps": generator.uniform(1e5, 1e7, rows),
             "duration_s": generator.uniform(1, 100, rows),
             "size_bytes": generator.integers(10_000, 10_000_000, rows),
+            "frame": generator.random((rows, 259)),
+            "bars": generator.random((rows, 8)),
         }
     )
 
@@ -54,7 +63,7 @@ def area(probe: Probe) -> float:
 
 def test_every_probe_is_at_chance_where_nothing_gives_the_label_away() -> None:
     found = run(videos_of(200, copies=1))
-    assert set(found) == {"majority", "platform", "container", "cascade", "shuffle"}
+    assert set(found) == set(sections.PROBES)
     for name, probe in found.items():
         assert 0.38 < area(probe) < 0.62, name
     assert area(found["majority"]) == area(found["cascade"]) == 0.5
@@ -77,6 +86,16 @@ def test_a_header_that_tells_the_label_is_found(column: str) -> None:
     found = run(videos)
     assert area(found["container"]) == 1.0
     assert area(found["shuffle"]) < 0.8, "shuffled labels were learned"
+
+
+@pytest.mark.parametrize("name", ["frame", "bars"])
+def test_pixels_that_tell_the_label_are_found_by_their_probe_alone(name: str) -> None:
+    videos = videos_of(60)
+    pixels = videos[name].to_numpy().copy()
+    pixels[:, 3] += videos["is_fake"].to_numpy()
+    found = run(videos.with_columns(pl.Series(name, pixels)))
+    others = {other: area(probe) for other, probe in found.items() if other != name}
+    assert area(found[name]) > max(others.values()) + 0.2
 
 
 def test_a_cascade_in_two_folds_is_found() -> None:
@@ -107,7 +126,8 @@ def test_thirty_videos_are_enough(seed: int) -> None:
 def test_training_of_one_class_teaches_nothing() -> None:
     videos = videos_of(20)
     scores = score_probes(videos.filter("is_fake"), videos, 0)
-    assert set(scores["container"].tolist()) == {0.5}
+    for name in ("container", "frame", "bars", "shuffle"):
+        assert set(scores[name].tolist()) == {0.5}, name
     assert set(scores["majority"].tolist()) == {1.0}
 
 

@@ -23,9 +23,12 @@ def test_a_candidate_that_holds_every_clause_replaces_the_champion() -> None:
     ("weakness", "said"),
     [
         ({"leaks": 2}, "found 2 leaks"),
-        ({"roc_auc_low": 0.65}, "at least 0.650, which does not beat the best classifier"),
-        ({"roc_auc_low": 0.65}, "'container' (0.700), by 0.050"),
-        ({"roc_auc_low": 0.7}, "does not beat"),
+        (
+            {"roc_auc_low": 0.65},
+            "does not beat the probes: the interval of its out-of-fold ROC-AUC starts at 0.650",
+        ),
+        ({"roc_auc_low": 0.65}, "0.050 below the best probe, 'container' (0.700)"),
+        ({"roc_auc_low": 0.7}, "starts at 0.700, at the best probe, 'container' (0.700)"),
         ({"roc_auc_low": None}, "undefined"),
         ({"best_probe": None, "best_probe_roc_auc": None}, "undefined"),
         ({"gain_high": -0.01}, "worse than version 3: the interval of the difference ends at -0.0"),

@@ -26,7 +26,14 @@ from fvc.records import FOLDS, PREDICTIONS
 from fvc.stages import register
 
 CALIBRATION = Calibration(
-    temperature=1.0, threshold=0.5, abstain_low=0.4, abstain_high=0.6, num_real=4, num_fake=4
+    temperature=1.0,
+    threshold=0.5,
+    abstain_low=0.4,
+    abstain_high=0.6,
+    criterion="macro_f1",
+    target_error_rate=0.1,
+    num_real=4,
+    num_fake=4,
 )
 
 

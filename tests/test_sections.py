@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from fvc.evidence import weighing
+from fvc.evidence.excess import Excess
 from fvc.evidence.metrics import Estimate
 from fvc.evidence.probes import Probe
 from fvc.evidence.slices import BINS, Slice
@@ -164,12 +165,19 @@ def test_every_probe_and_every_slice_has_its_row() -> None:
     assert {row[0] for row in probes.grids[0].rows} == {"this model", *sections.PROBES.values()}
     slices = [
         Slice(
-            by=by, name="one", num_videos=9, num_groups=3, num_fake=4, roc_auc=KNOWN, accuracy=KNOWN
+            by=by,
+            name="one",
+            num_videos=9,
+            num_groups=3,
+            num_fake=4,
+            roc_auc=KNOWN,
+            accuracy=KNOWN,
+            excess=Excess(reason="there are no others"),
         )
         for by in sections.PROPERTIES
     ]
     found = sections.slices_section(slices, [])
-    assert [grid.rows[0][:4] for grid in found.grids] == [("one", "9", "3", "4")] * 6
+    assert [grid.rows[0][:4] for grid in found.grids] == [("one", "9", "3", "4")] * 8
     assert set(BINS) <= set(sections.PROPERTIES)
 
 

@@ -23,7 +23,14 @@ from fvc.stages import clips as clips_stage
 
 CLIPS = clips_config(3, 4, 32)
 CALIBRATION = Calibration(
-    temperature=2.0, threshold=0.5, abstain_low=0.4, abstain_high=0.6, num_real=5, num_fake=5
+    temperature=2.0,
+    threshold=0.5,
+    abstain_low=0.4,
+    abstain_high=0.6,
+    criterion="macro_f1",
+    target_error_rate=0.1,
+    num_real=5,
+    num_fake=5,
 )
 SETTINGS = serving.Settings(clips=CLIPS, calibration=CALIBRATION, max_mib=1.0)
 

@@ -5,8 +5,15 @@ import pytest
 from fvc.config import EvaluateConfig
 from fvc.evidence.metrics import Outcomes
 from fvc.evidence.slices import UNKNOWN, slice_all, slice_names
+from fvc.report import sections
 
-CONFIG = EvaluateConfig(bootstrap_samples=100, confidence=0.95, ece_bins=10, target_error_rate=0.1)
+CONFIG = EvaluateConfig(
+    bootstrap_samples=100,
+    confidence=0.95,
+    ece_bins=10,
+    threshold_criterion="macro_f1",
+    target_error_rate=0.1,
+)
 
 
 def videos_of(num_videos: int = 40) -> pl.DataFrame:
@@ -21,11 +28,14 @@ def videos_of(num_videos: int = 40) -> pl.DataFrame:
             "height": [360 if row % 2 else 426 for row in rows],
             "duration_s": [float(1 + 10 * row) for row in rows],
             "codec": ["h264"] * num_videos,
+            "bitrate_bps": [300e3 * (1 + row % 12) for row in rows],
+            "raw_label": ["fake" if row // 12 % 2 else "real" for row in rows],
         }
     )
 
 
 def outcomes_of(videos: pl.DataFrame) -> Outcomes:
+    """Calls that have nothing to do with the labels."""
     is_fake = np.array([row < 10 or row % 4 < 2 for row in range(videos.height)])
     probability = np.random.default_rng(0).random(videos.height)
     return Outcomes(
@@ -40,7 +50,8 @@ def outcomes_of(videos: pl.DataFrame) -> Outcomes:
 def test_every_property_divides_all_videos() -> None:
     videos = videos_of()
     found = slice_all(videos, outcomes_of(videos), config=CONFIG, seed=0)
-    for by in ("platform", "subset", "resolution", "duration", "codec", "cascade_size"):
+    assert {part.by for part in found} == set(sections.PROPERTIES)
+    for by in sections.PROPERTIES:
         assert sum(part.num_videos for part in found if part.by == by) == videos.height, by
         assert all(part.num_fake <= part.num_videos for part in found)
 
@@ -62,8 +73,12 @@ def test_a_slice_depends_on_its_own_videos_alone() -> None:
     every = slice_all(videos, outcomes, config=CONFIG, seed=0)
     chosen = np.arange(40) >= 10
     rest = slice_all(fewer, outcomes.select(chosen), config=CONFIG, seed=0)
-    youtube = [part for part in (*every, *rest) if part.name == "youtube"]
-    assert youtube[0] == youtube[1], "one slice's interval moved with another slice's videos"
+    whole, alone = (
+        next(part for part in found if part.name == "youtube") for found in (every, rest)
+    )
+    assert (whole.roc_auc, whole.accuracy) == (alone.roc_auc, alone.accuracy), (
+        "one slice's interval moved with another slice's videos"
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,3 +111,66 @@ def test_what_is_not_known_has_its_own_slice() -> None:
     assert names == ["up to 10 s", "10 to 30 s", UNKNOWN], (
         "bins are not in order, or unknown is not last"
     )
+
+
+def test_bitrates_are_binned_in_kilobits() -> None:
+    rates = [300e3, 300_001.0, 1.2e6, 3e6, 9e6, None]
+    videos = videos_of(6).with_columns(bitrate_bps=pl.Series(rates))
+    assert slice_names(videos)["bitrate"].to_list() == [
+        "up to 300 kbit/s",
+        "300 to 700 kbit/s",
+        "700 to 1500 kbit/s",
+        "1500 to 3000 kbit/s",
+        "over 3000 kbit/s",
+        UNKNOWN,
+    ]
+
+
+def spoilt(videos: pl.DataFrame) -> Outcomes:
+    """Calls that are right but for one in ten, and for four in five of low bitrates."""
+    generator = np.random.default_rng(0)
+    is_fake = (videos["raw_label"] == "fake").to_numpy()
+    error = np.where(videos["bitrate_bps"] <= 900e3, 0.8, 0.1)
+    called = is_fake ^ (generator.random(videos.height) < error)
+    return Outcomes(
+        is_fake=is_fake,
+        probability=np.where(called, 0.9, 0.1),
+        called_fake=called,
+        decided=np.ones(videos.height, dtype=bool),
+        groups=videos["group"].to_numpy(),
+    )
+
+
+def test_a_slice_that_is_worse_is_flagged_and_named_on_top() -> None:
+    videos = videos_of(400)
+    found = slice_all(videos, spoilt(videos), config=CONFIG, seed=0)
+    worse = {part.name for part in found if part.excess.worse}
+    assert worse == {"up to 300 kbit/s", "300 to 700 kbit/s"}
+    assert all(part.as_dict()["excess_error"] == part.excess.as_dict() for part in found)
+    section = sections.slices_section(found, [])
+    assert section.text[0].startswith("The model is wrong more often than elsewhere on: bitrate")
+    assert "300 to 700 kbit/s (+0." in section.text[0]
+    marked = [row[0] for grid in section.grids for row in grid.rows if row[-1] == "worse"]
+    assert set(marked) == worse
+
+
+def test_where_no_slice_is_worse_the_section_says_so() -> None:
+    videos = videos_of(400)
+    found = slice_all(videos, outcomes_of(videos), config=CONFIG, seed=0)
+    assert not [part for part in found if part.excess.worse]
+    tested = sum(part.excess.corrected is not None for part in found)
+    opening = sections.slices_section(found, []).text[0]
+    assert opening == (
+        f"No slice is shown to be worse than the rest; {tested} of {len(found)} slices could be "
+        "tested."
+    )
+    assert tested >= 8
+
+
+def test_slices_of_a_small_corpus_are_not_tested_and_the_section_says_so() -> None:
+    videos = videos_of(12)
+    section = sections.slices_section(
+        slice_all(videos, outcomes_of(videos), config=CONFIG, seed=0), []
+    )
+    assert section.text[0].startswith("No slice could be tested")
+    assert section.grids[0].rows[0][-2].startswith("not tested: ")

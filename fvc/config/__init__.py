@@ -26,6 +26,7 @@ from fvc.config.augmentation import (
 from fvc.config.data import ClipsConfig, ExtractConfig, IndexConfig, SplitConfig
 from fvc.config.section import Section, require
 from fvc.config.training import (
+    Criterion,
     EngineConfig,
     EvaluateConfig,
     Imbalance,
@@ -43,6 +44,7 @@ __all__ = [
     "Chance",
     "ClipsConfig",
     "ColourConfig",
+    "Criterion",
     "DownscaleConfig",
     "ElasticConfig",
     "EngineConfig",

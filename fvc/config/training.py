@@ -6,6 +6,7 @@ from typing import Literal
 from fvc.config.section import Section, require
 
 Imbalance = Literal["balanced_batches", "class_weights", "weighted_sampler", "none"]
+Criterion = Literal["macro_f1", "balanced_accuracy", "equal_error_rate", "mcc", "half"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +167,11 @@ class EvaluateConfig(Section):
     """Coverage of every interval, in (0, 1)."""
     ece_bins: int
     """Bins of equal mass of the expected calibration error."""
+    threshold_criterion: Criterion
+    """By what the threshold between real and fake is chosen on validation. `macro_f1`: the mean of
+    both classes' F1. `balanced_accuracy`: the mean of both classes' recall (Youden's index names
+    the same threshold). `equal_error_rate`: as many real videos called fake as fakes called real,
+    in shares. `mcc`: Matthews' correlation. `half`: none is chosen, it is 0.5."""
     target_error_rate: float
     """Largest share of wrong verdicts on validation that the abstention band leaves."""
 

@@ -1,4 +1,7 @@
-"""What can be had without looking at a single pixel: the scores that a model has to beat.
+"""How far shortcuts go: the scores of simple classifiers that a model has to beat.
+
+None of them sees anything move: they know how common a label is, where a video comes from,
+what its file is like, one frame of it, its black bars, or its cascade.
 
 Every probe is fitted on a fold's training videos and scores that fold's test videos, so
 each video is scored once by a probe that never saw its group. Both classes weigh the same
@@ -9,6 +12,7 @@ scores lower, and scores pooled over folds rank worse than chance.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from fvc.config import EvaluateConfig
 from fvc.evidence.metrics import Estimate, Outcomes, estimate
+from fvc.evidence.pixel_probes import frame_model
 from fvc.seeding import generator_for, seed_for
 
 CHANCE = 0.5
@@ -26,7 +31,7 @@ MEASURED = ("width", "height", "fps", "bitrate_bps", "duration_s", "size_bytes")
 """Columns of the index that the container probe takes as numbers."""
 
 MIN_LEAF = 5
-"""Training videos in a leaf of the container probe's trees; scikit-learn's 20 would leave
+"""Training videos in a leaf of the boosted trees; scikit-learn's 20 would leave
 a corpus of 30 videos without a single split."""
 
 
@@ -52,8 +57,8 @@ def probe_all(
     """Run every probe on the folds of the model.
 
     Args:
-        videos: Columns of the index, `group`, `is_fake` (Boolean) and `fold`, the one
-            that tests the video; one row per video.
+        videos: Columns of the index, what `read_pixel_facts` gives, `group`, `is_fake`
+            (Boolean) and `fold`, the one that tests the video; one row per video.
         training: The same columns of each fold's training videos.
         config: How intervals are drawn.
         seed: The seed of params.yaml. All probes and models that are measured with
@@ -86,6 +91,8 @@ def score_probes(
         "majority": np.full(test.height, float(is_fake.mean() >= CHANCE)),
         "platform": score_platform(train, test),
         "container": score_container(train, is_fake, test, seed),
+        "frame": score_frame(train, is_fake, test),
+        "bars": score_bars(train, is_fake, test, seed),
         "cascade": score_cascade(train, test),
         "shuffle": score_container(train, is_fake[order], test, seed),
     }
@@ -111,19 +118,48 @@ def score_container(
 ) -> Float[np.ndarray, "V"]:
     """Gradient-boosted trees on what the file's header says: geometry, rate, size, codec."""
     features = container_features(pl.concat([train, test]))
-    known = ~np.isnan(features[: train.height]).all(axis=0)
-    if is_fake.all() or not is_fake.any() or not known.any():
-        return np.full(test.height, CHANCE)
-    model = HistGradientBoostingClassifier(
+    shown, asked = features[: train.height], features[train.height :]
+    return _fitted(_boosted_trees(seed), shown, is_fake, asked)
+
+
+def score_frame(
+    train: pl.DataFrame, is_fake: Bool[np.ndarray, "N"], test: pl.DataFrame
+) -> Float[np.ndarray, "V"]:
+    """Logistic regression on the middle frame: scenery, colours and logos, and no motion."""
+    return _fitted(frame_model(), train["frame"].to_numpy(), is_fake, test["frame"].to_numpy())
+
+
+def score_bars(
+    train: pl.DataFrame, is_fake: Bool[np.ndarray, "N"], test: pl.DataFrame, seed: int
+) -> Float[np.ndarray, "V"]:
+    """Gradient-boosted trees on where the clips are black: bars of a repost, and of a letterbox."""
+    shown, asked = train["bars"].to_numpy(), test["bars"].to_numpy()
+    return _fitted(_boosted_trees(seed), shown, is_fake, asked)
+
+
+def _boosted_trees(seed: int) -> HistGradientBoostingClassifier:
+    return HistGradientBoostingClassifier(
         min_samples_leaf=MIN_LEAF,
         class_weight="balanced",
         early_stopping=False,
         random_state=seed_for(seed, "container") % 2**32,
     )
+
+
+def _fitted(
+    model: Any,
+    shown: Float[np.ndarray, "N F"],
+    is_fake: Bool[np.ndarray, "N"],
+    asked: Float[np.ndarray, "V F"],
+) -> Float[np.ndarray, "V"]:
+    """What a classifier of scikit-learn says; chance where there is nothing to tell apart."""
+    known = ~np.isnan(shown).all(axis=0)
+    if is_fake.all() or not is_fake.any() or not known.any():
+        return np.full(len(asked), CHANCE)
     # Threads that wait for each other on busy cores take ten times as long as one alone.
     with threadpool_limits(1):
-        model.fit(features[: train.height, known], is_fake)
-        return model.predict_proba(features[train.height :, known])[:, 1]
+        model.fit(shown[:, known], is_fake)
+        return model.predict_proba(asked[:, known])[:, 1]
 
 
 def score_cascade(train: pl.DataFrame, test: pl.DataFrame) -> Float[np.ndarray, "V"]:

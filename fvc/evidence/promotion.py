@@ -16,7 +16,8 @@ class Evidence:
     roc_auc_low: float | None
     """Lower end of the interval of the out-of-fold ROC-AUC; None where it is undefined."""
     best_probe: str | None
-    """The best of the classifiers that see no pixels; None where none could be scored."""
+    """The best of the simple classifiers that see one shortcut each; None where none could be
+    scored."""
     best_probe_roc_auc: float | None
     opponent: str | None
     """The champion in service, if there is one."""
@@ -82,11 +83,13 @@ def _probe_reason(evidence: Evidence, beats: bool) -> str:
     low, score = evidence.roc_auc_low, evidence.best_probe_roc_auc
     if low is None or score is None:
         return "The out-of-fold ROC-AUC of the model or of the probes is undefined."
-    low_end = f"The out-of-fold ROC-AUC is at least {low:.3f}, which"
-    does = "beats" if beats else "does not beat"
-    gap = f"by {abs(low - score):.3f}"
-    probe = f"the best classifier without pixels, '{evidence.best_probe}' ({score:.3f})"
-    return f"{low_end} {does} {probe}, {gap}."
+    gap = abs(low - score)
+    lies = f"{gap:.3f} above" if beats else f"{gap:.3f} below" if gap else "at"
+    return (
+        f"The model {'beats' if beats else 'does not beat'} the probes: the interval of its "
+        f"out-of-fold ROC-AUC starts at {low:.3f}, {lies} the best probe, "
+        f"'{evidence.best_probe}' ({score:.3f})."
+    )
 
 
 def _opponent_reason(evidence: Evidence, worse: bool) -> str:
@@ -120,7 +123,8 @@ def model_card(
     rows = "\n".join(f"| {name} | `{value}` |" for name, value in data.items())
     return f"""# fvc: is this video real?
 
-This version {decision.outcome}. It {beats} the probes, which see no pixels.
+This version {decision.outcome}. It {beats} the probes, simple classifiers that
+see one shortcut each: the platform, the file's header, a single frame, black bars, the cascade.
 
 {chr(10).join(f"- {reason}" for reason in decision.reasons)}
 

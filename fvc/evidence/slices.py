@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from fvc.config import EvaluateConfig
+from fvc.evidence.excess import Excess, excesses
 from fvc.evidence.metrics import Estimate, Outcomes, estimate
 from fvc.seeding import generator_for
 
@@ -27,10 +28,17 @@ BINS: Mapping[str, Mapping[float, str]] = {
         180: "60 to 180 s",
         math.inf: "over 180 s",
     },
+    "bitrate": {
+        300e3: "up to 300 kbit/s",
+        700e3: "300 to 700 kbit/s",
+        1500e3: "700 to 1500 kbit/s",
+        3000e3: "1500 to 3000 kbit/s",
+        math.inf: "over 3000 kbit/s",
+    },
     "cascade_size": {1: "1", 3: "2 to 3", 9: "4 to 9", math.inf: "10 or more"},
 }
 """Upper end, inclusive, and name of each bin: of the displayed shorter side, of the
-duration, and of the number of videos in a group."""
+duration, of the bits per second, and of the number of videos in a group."""
 
 UNKNOWN = "unknown"
 
@@ -40,7 +48,7 @@ class Slice:
     """The videos that share one value of one property."""
 
     by: str
-    """The property: `platform`, `subset`, `resolution`, `duration`, `codec`, `cascade_size`."""
+    """The property, as `slice_names` calls it."""
     name: str
     """Its value, or its bin with the unit."""
     num_videos: int
@@ -48,6 +56,8 @@ class Slice:
     num_fake: int
     roc_auc: Estimate
     accuracy: Estimate
+    excess: Excess
+    """Whether more of its calls are wrong than of all other videos'."""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -59,39 +69,51 @@ class Slice:
             "fake": self.num_fake,
             "roc_auc": self.roc_auc.as_dict(),
             "accuracy": self.accuracy.as_dict(),
+            "excess_error": self.excess.as_dict(),
         }
 
 
 def slice_all(
     videos: pl.DataFrame, outcomes: Outcomes, *, config: EvaluateConfig, seed: int
 ) -> list[Slice]:
-    """Measure every slice of every property, per video.
+    """Measure every slice of every property, per video, and compare each with the rest.
 
     Args:
         videos: Columns of the index, and `group`; one row per video of `outcomes`, in
             its order.
         outcomes: What the model said of them.
-        config: How intervals are drawn.
+        config: How intervals are drawn; tests have what `confidence` leaves to chance.
         seed: The seed of params.yaml; each slice draws its own resamples.
     """
+    inside = {
+        (by, name): np.array((names == name).to_list())
+        for by, names in slice_names(videos).items()
+        for name in _in_order(by, names)
+    }
+    compared = excesses(
+        outcomes.is_fake != outcomes.called_fake,
+        np.stack(list(inside.values())),
+        outcomes.groups,
+        level=1 - config.confidence,
+        generator=generator_for(seed, "bootstrap", "slices"),
+    )
     found = []
-    for by, names in slice_names(videos).items():
-        members = np.array(names.to_list())
-        for name in _in_order(by, names):
-            chosen = outcomes.select(members == name)
-            generator = generator_for(seed, "bootstrap", "slice", by, name)
-            estimates = estimate(chosen, per_group=False, config=config, generator=generator)
-            found.append(
-                Slice(
-                    by=by,
-                    name=name,
-                    num_videos=len(chosen.is_fake),
-                    num_groups=len(np.unique(chosen.groups)),
-                    num_fake=int(chosen.is_fake.sum()),
-                    roc_auc=estimates["roc_auc"],
-                    accuracy=estimates["accuracy"],
-                )
+    for ((by, name), members), excess in zip(inside.items(), compared, strict=True):
+        chosen = outcomes.select(members)
+        generator = generator_for(seed, "bootstrap", "slice", by, name)
+        estimates = estimate(chosen, per_group=False, config=config, generator=generator)
+        found.append(
+            Slice(
+                by=by,
+                name=name,
+                num_videos=len(chosen.is_fake),
+                num_groups=len(np.unique(chosen.groups)),
+                num_fake=int(chosen.is_fake.sum()),
+                roc_auc=estimates["roc_auc"],
+                accuracy=estimates["accuracy"],
+                excess=excess,
             )
+        )
     return found
 
 
@@ -105,6 +127,8 @@ def slice_names(videos: pl.DataFrame) -> Mapping[str, pl.Series]:
         "resolution": _binned("resolution", short_side),
         "duration": _binned("duration", videos["duration_s"]),
         "codec": videos["codec"].fill_null(UNKNOWN),
+        "bitrate": _binned("bitrate", videos["bitrate_bps"]),
+        "raw_label": videos["raw_label"].fill_null(UNKNOWN),
         "cascade_size": _binned("cascade_size", cascade_size),
     }
 

@@ -44,12 +44,22 @@ class Evidence:
 def weigh(
     folds: Mapping[int, Fold], index: pl.DataFrame, config: EvaluateConfig, seed: int
 ) -> Evidence:
-    """Calibrate each fold on its validation videos and measure it on its test videos."""
+    """Calibrate each fold on its validation videos and measure it on its test videos.
+
+    Args:
+        folds: What each left behind.
+        index: The INDEX table, with what `read_pixel_facts` gives of the folds' videos.
+        config: How.
+        seed: The seed of params.yaml.
+    """
     calibrations, tested = {}, {}
     for number, fold in folds.items():
         chosen, test = fold.part("validation"), fold.part("test")
         calibrations[number] = calibrate(
-            chosen["logit"].to_numpy(), chosen["is_fake"].to_numpy(), config.target_error_rate
+            chosen["logit"].to_numpy(),
+            chosen["is_fake"].to_numpy(),
+            criterion=config.threshold_criterion,
+            target_error_rate=config.target_error_rate,
         )
         tested[number] = judge(
             calibrations[number],

@@ -171,30 +171,43 @@ def reliability(outcomes: Outcomes, num_bins: int) -> Figure:
     return figure
 
 
-def risk_coverage(outcomes: Outcomes) -> Figure:
-    """Share of wrong answers when only the surest are given, and where the verdicts stand.
+def risk_points(outcomes: Outcomes) -> pl.DataFrame:
+    """How many videos are answered, and how many of the answers are wrong, as sureness falls.
+
+    A call is as sure as its side is probable. The answers given are those of at least the
+    row's `sureness`; the last row answers every video.
 
     Source:
-        Geifman and El-Yaniv, "Selective classification for deep neural networks",
-        NeurIPS 2017, section 2.
+        Coverage and selective risk: Geifman and El-Yaniv, "Selective classification for
+        deep neural networks", NeurIPS 2017, section 2.
     """
-    right = outcomes.is_fake == outcomes.called_fake
+    wrong = outcomes.is_fake != outcomes.called_fake
     sureness = np.where(outcomes.called_fake, outcomes.probability, 1 - outcomes.probability)
     order = np.argsort(-sureness, kind="stable")
     answered = np.arange(1, len(order) + 1)
-    risk = np.cumsum(~right[order]) / answered
     # Videos of the same sureness are answered together or not at all.
     ends = np.append(np.diff(sureness[order]) != 0, True)
+    return pl.DataFrame(
+        {
+            "coverage": (answered / len(order))[ends],
+            "selective_risk": (np.cumsum(wrong[order]) / answered)[ends],
+            "sureness": sureness[order][ends],
+        }
+    )
+
+
+def risk_coverage(outcomes: Outcomes) -> Figure:
+    """Share of wrong answers when only the surest are given, and where the verdicts stand."""
+    wrong = outcomes.is_fake != outcomes.called_fake
+    points = risk_points(outcomes)
     with _canvas(5.2, 4.2) as (figure, (axes,)):
-        axes.plot((answered / len(order))[ends], risk[ends], color=INK, label="by sureness alone")
-        axes.axhline(
-            float((~right).mean()), color=CHANCE, linestyle=":", label="every video answered"
-        )
+        axes.plot(points["coverage"], points["selective_risk"], color=INK, label="surest first")
+        axes.axhline(float(wrong.mean()), color=CHANCE, linestyle=":", label="every video answered")
         if outcomes.decided.any():
-            place = (outcomes.decided.mean(), (~right[outcomes.decided]).mean())
+            place = (outcomes.decided.mean(), wrong[outcomes.decided].mean())
             axes.plot(*place, "D", color=FAKE, markersize=9, label="verdicts real and fake")
         axes.set_xlim(-0.02, 1.02)
-        axes.set_ylim(-0.02, max(0.55, float(risk[ends].max()) + 0.05))
+        axes.set_ylim(-0.02, max(0.55, float(points["selective_risk"].to_numpy().max()) + 0.05))
         axes.set_xlabel("share of videos answered")
         axes.set_ylabel("share of answers that are wrong")
         axes.set_title("Risk and coverage")

@@ -1,5 +1,6 @@
 """Weigh the evidence: calibrate each fold, score each tested video, compare with the probes."""
 
+import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,15 +10,18 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from fvc import report, tracking
-from fvc.config import EvaluateConfig, Params, load_params
+from fvc.config import EvaluateConfig, IndexConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.evidence.examples import explain_examples, numbers_of
 from fvc.evidence.fold_outputs import Fold, final_results, read_fold, read_history
 from fvc.evidence.metrics import (
     confusion_matrix,
 )
+from fvc.evidence.pixel_probes import read_pixel_facts
 from fvc.evidence.weighing import Evidence, metrics_of, out_of_fold, weigh
 from fvc.files import read_json, replacing, sha256_of_file, write_json
+from fvc.leakage import find_leaks
+from fvc.near_duplicates import KEPT_MATCHES
 from fvc.networks import WEIGHTS
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
@@ -31,13 +35,15 @@ CAPTIONS: Mapping[str, str] = {
     "reliability": "Whether a probability of 0.8 means 80% fakes.",
     "risk_coverage": "How the errors fall when the model may answer uncertain.",
     "learning_curves": "Each fold over its epochs; the best one by validation is kept.",
-    "probes": "The model against what needs no pixels.",
+    "probes": "The model against simple classifiers that see a shortcut each.",
     "slices": "The model on parts of the corpus.",
 }
 """Every picture, with what the report says below it."""
 
 CURVES = ("confusion_matrix", "roc", "pr", "reliability", "risk_coverage")
 WIDE = ("learning_curves",)
+
+MAX_LEAKS_LISTED = 20
 
 
 def figures_of(
@@ -119,23 +125,28 @@ def run(
     index_summary: Path,
     rejected: Path,
     clips: Path,
+    probes: Path,
     folds: Path,
     split: Path,
     evaluation: Path,
 ) -> None:
     """Read the folds' predictions, weigh them, write numbers, curves and the report.
 
+    The folds are audited again: what stage split promised was of the file that it wrote.
+
     Raises:
         FvcError: An input is missing or does not belong to the others.
     """
-    places = FOLDS.read(folds).filter(part="fold").sort("video_id")
+    divided_videos = FOLDS.read(folds)
+    places = divided_videos.filter(part="fold").sort("video_id")
     videos, divided = INDEX.read(index), read_json(split, "split")
     availability = read_json(index_summary, "index")["availability"]
     if not set(places["video_id"]) <= set(videos["video_id"]):
         raise FvcError(folds, "names videos that are not in the index", "Run 'dvc repro split'")
     trained = {number: read_fold(models, number, places) for number in params.split.folds}
-    evidence = weigh(trained, videos, params.evaluate, params.seed)
-    num_leaks = divided["audit"]["leaks"]
+    num_leaks = count_leaks(divided_videos, videos, params.index, probes, folds)
+    seen = videos.join(read_pixel_facts(places["video_id"], clips), on="video_id")
+    evidence = weigh(trained, seen, params.evaluate, params.seed)
     write_numbers(evidence, trained, num_leaks, evaluation)
     page = page_of(
         evidence,
@@ -177,6 +188,22 @@ def explain(
     write_files(files, folder / "examples")
     write_json(folder / "examples.json", numbers_of(found))
     return section
+
+
+def count_leaks(
+    folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig, probes: Path, source: Path
+) -> int:
+    """How many pairs the folds have in two parts that may not be apart; the first are named.
+
+    Raises:
+        FvcError: The folds do not divide the videos of the index.
+    """
+    try:
+        leaks = find_leaks(folds, index, config, matches=probes / KEPT_MATCHES)
+    except ValueError as error:
+        raise FvcError(source, str(error), "Run 'dvc repro split'") from error
+    sys.stderr.write("".join(f"evaluate: {leak}\n" for leak in leaks[:MAX_LEAKS_LISTED]))
+    return len(leaks)
 
 
 def track(
@@ -263,6 +290,7 @@ def write_numbers(
     OUT_OF_FOLD.write(folder / "out_of_fold.csv", out_of_fold(trained, evidence))
     write_csv(folder / "roc.csv", plots.roc_points(evidence.pooled))
     write_csv(folder / "pr.csv", plots.pr_points(evidence.pooled))
+    write_csv(folder / "risk_coverage.csv", plots.risk_points(evidence.pooled))
 
 
 def write_csv(target: Path, points: pl.DataFrame) -> None:
@@ -279,10 +307,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--index", type=Path, required=True, help="read: one row per video")
     parser.add_argument("--index-summary", type=Path, required=True, help="read: its counts")
     parser.add_argument("--rejected", type=Path, required=True, help="read: unusable videos")
+    parser.add_argument("--clips", type=Path, required=True, help="read: clips of every video")
+    parser.add_argument("--probes", type=Path, required=True, help="kept: which videos match")
     parser.add_argument("--clips-summary", type=Path, required=True, help="read: what was decoded")
-    parser.add_argument("--clips", type=Path, required=True, help="read: a tensor per video")
     parser.add_argument("--folds", type=Path, required=True, help="read: who is tested where")
-    parser.add_argument("--split", type=Path, required=True, help="read: counts and audit")
+    parser.add_argument("--split", type=Path, required=True, help="read: its counts")
     parser.add_argument("--evaluation", type=Path, required=True, help="written: the evidence")
     parser.add_argument(
         "--only-track", action="store_true", help="log what was written before, compute nothing"
@@ -297,6 +326,7 @@ def main(argv: Sequence[str]) -> None:
             index_summary=args.index_summary,
             rejected=args.rejected,
             clips=args.clips,
+            probes=args.probes,
             folds=args.folds,
             split=args.split,
             evaluation=args.evaluation,
