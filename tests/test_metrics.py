@@ -20,7 +20,13 @@ from fvc.evidence.metrics import (
     roc_auc_gain,
 )
 
-CONFIG = EvaluateConfig(bootstrap_samples=200, confidence=0.95, ece_bins=10, target_error_rate=0.1)
+CONFIG = EvaluateConfig(
+    bootstrap_samples=200,
+    confidence=0.95,
+    ece_bins=10,
+    target_error_rate=0.1,
+    robustness_videos=0,
+)
 
 
 def outcomes_of(

@@ -6,7 +6,13 @@ from fvc.config import EvaluateConfig
 from fvc.evidence.metrics import Outcomes
 from fvc.evidence.slices import UNKNOWN, slice_all, slice_names
 
-CONFIG = EvaluateConfig(bootstrap_samples=100, confidence=0.95, ece_bins=10, target_error_rate=0.1)
+CONFIG = EvaluateConfig(
+    bootstrap_samples=100,
+    confidence=0.95,
+    ece_bins=10,
+    target_error_rate=0.1,
+    robustness_videos=0,
+)
 
 
 def videos_of(num_videos: int = 40) -> pl.DataFrame:

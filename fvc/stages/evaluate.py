@@ -15,12 +15,15 @@ from fvc.evidence.fold_outputs import Fold, final_results, read_fold, read_histo
 from fvc.evidence.metrics import (
     confusion_matrix,
 )
+from fvc.evidence.rescoring import Subject, rescore
+from fvc.evidence.robustness import choose_videos, tracked, weigh_robustness
 from fvc.evidence.weighing import Evidence, metrics_of, out_of_fold, weigh
 from fvc.files import read_json, replacing, sha256_of_file, write_json
 from fvc.networks import WEIGHTS
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
 from fvc.report import plots, sections
+from fvc.report.robustness import CAPTION, robustness_figure, robustness_section
 
 CAPTIONS: Mapping[str, str] = {
     "confusion_matrix": "Every tested video once, at the threshold of its fold.",
@@ -73,6 +76,7 @@ def page_of(
     evidence: Evidence,
     pictures: Mapping[str, report.Picture],
     data: report.Section,
+    robustness: report.Section,
     *,
     confidence: float,
     num_leaks: int,
@@ -89,6 +93,7 @@ def page_of(
             report.Section(title="Curves", pictures=curves),
             sections.folds_section(evidence.measured, learned, [pictures["learning_curves"]]),
             sections.slices_section(evidence.slices, [pictures["slices"]]),
+            robustness,
             sections.probes_section(probes, video, [pictures["probes"]]),
             sections.limits_section(),
         ],
@@ -111,11 +116,13 @@ def run(
     params: Params,
     *,
     models: Path,
+    videos: Path,
     index: Path,
     index_summary: Path,
     rejected: Path,
     folds: Path,
     split: Path,
+    robustness: Path,
     evaluation: Path,
 ) -> None:
     """Read the folds' predictions, weigh them, write numbers, curves and the report.
@@ -124,23 +131,74 @@ def run(
         FvcError: An input is missing or does not belong to the others.
     """
     places = FOLDS.read(folds).filter(part="fold").sort("video_id")
-    videos, divided = INDEX.read(index), read_json(split, "split")
+    indexed, divided = INDEX.read(index), read_json(split, "split")
     availability = read_json(index_summary, "index")["availability"]
-    if not set(places["video_id"]) <= set(videos["video_id"]):
+    if not set(places["video_id"]) <= set(indexed["video_id"]):
         raise FvcError(folds, "names videos that are not in the index", "Run 'dvc repro split'")
     trained = {number: read_fold(models, number, places) for number in params.split.folds}
-    evidence = weigh(trained, videos, params.evaluate, params.seed)
+    evidence = weigh(trained, indexed, params.evaluate, params.seed)
     num_leaks = divided["audit"]["leaks"]
     write_numbers(evidence, trained, num_leaks, evaluation)
     page = page_of(
         evidence,
         write_figures(figures_of(evidence, trained, params.evaluate), evaluation),
         sections.data_section(places, REJECTED.read(rejected), divided["locked"], availability),
+        perturb(
+            *(params, trained, evidence, indexed),
+            models=models,
+            videos=videos,
+            kept=robustness,
+            folder=evaluation,
+        ),
         confidence=params.evaluate.confidence,
         num_leaks=num_leaks,
     )
     with replacing(evaluation / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
+
+
+def perturb(
+    params: Params,
+    trained: Mapping[int, Fold],
+    evidence: Evidence,
+    index: pl.DataFrame,
+    *,
+    models: Path,
+    videos: Path,
+    kept: Path,
+    folder: Path,
+) -> report.Section:
+    """Score perturbed test videos, write what came of it, and hand it to the report.
+
+    Raises:
+        FvcError: A video or a network is missing.
+    """
+    number = params.evaluate.robustness_videos
+    chosen = pl.concat(
+        [choose_videos(fold.part("test"), number, params.seed) for fold in trained.values()]
+    )
+    described = chosen.join(index.select("video_id", "path", "sha256"), on="video_id", how="left")
+    subjects = [
+        Subject(video_id, videos / path, sha256, fold)
+        for video_id, path, sha256, fold in described.select(
+            "video_id", "path", "sha256", "fold"
+        ).rows()
+    ]
+    found = weigh_robustness(
+        chosen,
+        rescore(subjects, models, params.clips, kept),
+        evidence.calibrations,
+        config=params.evaluate,
+        seed=params.seed,
+    )
+    write_json(folder / "robustness.json", found.as_dict())
+    write_csv(folder / "robustness.csv", found.points())
+    pictures = []
+    if found.effects:
+        target = folder / "robustness.png"
+        plots.save(robustness_figure(found), target)
+        pictures.append(report.Picture(png=target.read_bytes(), caption=CAPTION, wide=True))
+    return robustness_section(found, pictures)
 
 
 def track(
@@ -169,9 +227,10 @@ def track(
             )
         )
     metrics = read_json(evaluation / "metrics.json", "evaluate")
-    tracking.complete_cross_validation(
-        identity, outputs, tracked_metrics(metrics), evaluation, note_of(metrics)
+    shown = tracked_metrics(metrics) | tracked(
+        read_json(evaluation / "robustness.json", "evaluate")
     )
+    tracking.complete_cross_validation(identity, outputs, shown, evaluation, note_of(metrics))
 
 
 def headline_of(metrics: Mapping[str, Any]) -> dict[str, float | bool | None]:
@@ -240,12 +299,16 @@ def main(argv: Sequence[str]) -> None:
     parser = ArgumentParser(prog="fvc evaluate", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--models", type=Path, required=True, help="read: one folder per fold")
+    parser.add_argument("--videos", type=Path, required=True, help="read: some are perturbed")
     parser.add_argument("--index", type=Path, required=True, help="read: one row per video")
     parser.add_argument("--index-summary", type=Path, required=True, help="read: its counts")
     parser.add_argument("--rejected", type=Path, required=True, help="read: unusable videos")
     parser.add_argument("--clips-summary", type=Path, required=True, help="read: what was decoded")
     parser.add_argument("--folds", type=Path, required=True, help="read: who is tested where")
     parser.add_argument("--split", type=Path, required=True, help="read: counts and audit")
+    parser.add_argument(
+        "--robustness", type=Path, required=True, help="kept: scores of perturbed videos"
+    )
     parser.add_argument("--evaluation", type=Path, required=True, help="written: the evidence")
     parser.add_argument(
         "--only-track", action="store_true", help="log what was written before, compute nothing"
@@ -256,11 +319,13 @@ def main(argv: Sequence[str]) -> None:
         run(
             params,
             models=args.models,
+            videos=args.videos,
             index=args.index,
             index_summary=args.index_summary,
             rejected=args.rejected,
             folds=args.folds,
             split=args.split,
+            robustness=args.robustness,
             evaluation=args.evaluation,
         )
     track(
