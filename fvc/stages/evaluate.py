@@ -14,10 +14,10 @@ from fvc.config import EvaluateConfig, IndexConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.evidence.examples import explain_examples, numbers_of
 from fvc.evidence.fold_outputs import Fold, final_results, read_fold, read_history
-from fvc.evidence.metrics import (
-    confusion_matrix,
-)
+from fvc.evidence.metrics import confusion_matrix
 from fvc.evidence.pixel_probes import read_pixel_facts
+from fvc.evidence.rescoring import Subject, rescore
+from fvc.evidence.robustness import choose_videos, tracked, weigh_robustness
 from fvc.evidence.weighing import Evidence, metrics_of, out_of_fold, weigh
 from fvc.files import read_json, replacing, sha256_of_file, write_json
 from fvc.leakage import find_leaks
@@ -27,6 +27,7 @@ from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
 from fvc.report import plots, sections
 from fvc.report.examples import examples_section, write_files
+from fvc.report.robustness import CAPTION, robustness_figure, robustness_section
 
 CAPTIONS: Mapping[str, str] = {
     "confusion_matrix": "Every tested video once, at the threshold of its fold.",
@@ -81,6 +82,7 @@ def page_of(
     evidence: Evidence,
     pictures: Mapping[str, report.Picture],
     data: report.Section,
+    robustness: report.Section,
     examples: report.Section,
     *,
     confidence: float,
@@ -98,6 +100,7 @@ def page_of(
             report.Section(title="Curves", pictures=curves),
             sections.folds_section(evidence.measured, learned, [pictures["learning_curves"]]),
             sections.slices_section(evidence.slices, [pictures["slices"]]),
+            robustness,
             sections.probes_section(probes, video, [pictures["probes"]]),
             examples,
             sections.limits_section(),
@@ -121,6 +124,7 @@ def run(
     params: Params,
     *,
     models: Path,
+    videos: Path,
     index: Path,
     index_summary: Path,
     rejected: Path,
@@ -128,6 +132,7 @@ def run(
     probes: Path,
     folds: Path,
     split: Path,
+    robustness: Path,
     evaluation: Path,
 ) -> None:
     """Read the folds' predictions, weigh them, write numbers, curves and the report.
@@ -139,20 +144,27 @@ def run(
     """
     divided_videos = FOLDS.read(folds)
     places = divided_videos.filter(part="fold").sort("video_id")
-    videos, divided = INDEX.read(index), read_json(split, "split")
+    indexed, divided = INDEX.read(index), read_json(split, "split")
     availability = read_json(index_summary, "index")["availability"]
-    if not set(places["video_id"]) <= set(videos["video_id"]):
+    if not set(places["video_id"]) <= set(indexed["video_id"]):
         raise FvcError(folds, "names videos that are not in the index", "Run 'dvc repro split'")
     trained = {number: read_fold(models, number, places) for number in params.split.folds}
-    num_leaks = count_leaks(divided_videos, videos, params.index, probes, folds)
-    seen = videos.join(read_pixel_facts(places["video_id"], clips), on="video_id")
+    num_leaks = count_leaks(divided_videos, indexed, params.index, probes, folds)
+    seen = indexed.join(read_pixel_facts(places["video_id"], clips), on="video_id")
     evidence = weigh(trained, seen, params.evaluate, params.seed)
     write_numbers(evidence, trained, num_leaks, evaluation)
     page = page_of(
         evidence,
         write_figures(figures_of(evidence, trained, params.evaluate), evaluation),
         sections.data_section(places, REJECTED.read(rejected), divided["locked"], availability),
-        explain(params, trained, evidence, videos, models=models, clips=clips, folder=evaluation),
+        perturb(
+            *(params, trained, evidence, indexed),
+            models=models,
+            videos=videos,
+            kept=robustness,
+            folder=evaluation,
+        ),
+        explain(params, trained, evidence, indexed, models=models, clips=clips, folder=evaluation),
         confidence=params.evaluate.confidence,
         num_leaks=num_leaks,
     )
@@ -188,6 +200,50 @@ def explain(
     write_files(files, folder / "examples")
     write_json(folder / "examples.json", numbers_of(found))
     return section
+
+
+def perturb(
+    params: Params,
+    trained: Mapping[int, Fold],
+    evidence: Evidence,
+    index: pl.DataFrame,
+    *,
+    models: Path,
+    videos: Path,
+    kept: Path,
+    folder: Path,
+) -> report.Section:
+    """Score perturbed test videos, write what came of it, and hand it to the report.
+
+    Raises:
+        FvcError: A video or a network is missing.
+    """
+    number = params.evaluate.robustness_videos
+    chosen = pl.concat(
+        [choose_videos(fold.part("test"), number, params.seed) for fold in trained.values()]
+    )
+    described = chosen.join(index.select("video_id", "path", "sha256"), on="video_id", how="left")
+    subjects = [
+        Subject(video_id, videos / path, sha256, fold)
+        for video_id, path, sha256, fold in described.select(
+            "video_id", "path", "sha256", "fold"
+        ).rows()
+    ]
+    found = weigh_robustness(
+        chosen,
+        rescore(subjects, models, params.clips, kept),
+        evidence.calibrations,
+        config=params.evaluate,
+        seed=params.seed,
+    )
+    write_json(folder / "robustness.json", found.as_dict())
+    write_csv(folder / "robustness.csv", found.points())
+    pictures = []
+    if found.effects:
+        target = folder / "robustness.png"
+        plots.save(robustness_figure(found), target)
+        pictures.append(report.Picture(image=target.read_bytes(), caption=CAPTION, wide=True))
+    return robustness_section(found, pictures)
 
 
 def count_leaks(
@@ -232,9 +288,10 @@ def track(
             )
         )
     metrics = read_json(evaluation / "metrics.json", "evaluate")
-    tracking.complete_cross_validation(
-        identity, outputs, tracked_metrics(metrics), evaluation, note_of(metrics)
+    shown = tracked_metrics(metrics) | tracked(
+        read_json(evaluation / "robustness.json", "evaluate")
     )
+    tracking.complete_cross_validation(identity, outputs, shown, evaluation, note_of(metrics))
 
 
 def headline_of(metrics: Mapping[str, Any]) -> dict[str, float | bool | None]:
@@ -304,6 +361,7 @@ def main(argv: Sequence[str]) -> None:
     parser = ArgumentParser(prog="fvc evaluate", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--models", type=Path, required=True, help="read: one folder per fold")
+    parser.add_argument("--videos", type=Path, required=True, help="read: some are perturbed")
     parser.add_argument("--index", type=Path, required=True, help="read: one row per video")
     parser.add_argument("--index-summary", type=Path, required=True, help="read: its counts")
     parser.add_argument("--rejected", type=Path, required=True, help="read: unusable videos")
@@ -312,6 +370,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--clips-summary", type=Path, required=True, help="read: what was decoded")
     parser.add_argument("--folds", type=Path, required=True, help="read: who is tested where")
     parser.add_argument("--split", type=Path, required=True, help="read: its counts")
+    parser.add_argument("--split", type=Path, required=True, help="read: counts and audit")
+    parser.add_argument(
+        "--robustness", type=Path, required=True, help="kept: scores of perturbed videos"
+    )
     parser.add_argument("--evaluation", type=Path, required=True, help="written: the evidence")
     parser.add_argument(
         "--only-track", action="store_true", help="log what was written before, compute nothing"
@@ -322,6 +384,7 @@ def main(argv: Sequence[str]) -> None:
         run(
             params,
             models=args.models,
+            videos=args.videos,
             index=args.index,
             index_summary=args.index_summary,
             rejected=args.rejected,
@@ -329,6 +392,7 @@ def main(argv: Sequence[str]) -> None:
             probes=args.probes,
             folds=args.folds,
             split=args.split,
+            robustness=args.robustness,
             evaluation=args.evaluation,
         )
     track(
