@@ -25,24 +25,24 @@ from fvc.near_duplicates import KEPT_MATCHES
 from fvc.networks import WEIGHTS
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
-from fvc.report import plots, sections
+from fvc.report import plots, sections, verdict
 from fvc.report.examples import examples_section, write_files
 from fvc.report.robustness import CAPTION, robustness_figure, robustness_section
 
 CAPTIONS: Mapping[str, str] = {
-    "confusion_matrix": "Every tested video once, at the threshold of its fold.",
-    "roc": "How many fakes are found for how many false alarms.",
-    "pr": "How many alarms are fakes, for how many fakes found.",
-    "reliability": "Whether a probability of 0.8 means 80% fakes.",
-    "risk_coverage": "How the errors fall when the model may answer uncertain.",
-    "learning_curves": "Each fold over its epochs; the best one by validation is kept.",
-    "probes": "The model against simple classifiers that see a shortcut each.",
-    "slices": "The model on parts of the corpus.",
+    "confusion_matrix": "Every tested video once, by what it is (rows) and what it was called "
+    "(columns) at the threshold of its fold.",
+    "roc": "How many fakes are found (up) for how many real videos falsely accused (to the right). "
+    "The nearer to the upper left corner the better; the dotted line is guessing.",
+    "pr": "Of the videos called fake, how many are (up), while more and more of the fakes are "
+    "found (to the right). The dotted line is guessing.",
+    "reliability": "Whether of the videos given a probability of 0.8 about 80% are fake: points "
+    "on the dotted line. Larger points stand for more videos; each stroke at the top is a fake "
+    "video, each at the bottom a real one.",
+    "risk_coverage": "How the share of wrong answers falls when the model answers only where it is "
+    "surest (to the left). The diamond is where its verdicts stand, uncertain ones left out.",
 }
-"""Every picture, with what the report says below it."""
-
-CURVES = ("confusion_matrix", "roc", "pr", "reliability", "risk_coverage")
-WIDE = ("learning_curves",)
+"""The pictures of the report, with what it says below them."""
 
 MAX_LEAKS_LISTED = 20
 
@@ -85,39 +85,67 @@ def page_of(
     robustness: report.Section,
     examples: report.Section,
     *,
+    learning: Sequence[report.Picture],
+    headline: report.Headline,
     confidence: float,
-    num_leaks: int,
+    weights: Mapping[int, str],
 ) -> str:
     """The report."""
     video, cascade, probes = evidence.video, evidence.cascade, evidence.probes
     learned = {fold: found.as_dict() for fold, found in evidence.calibrations.items()}
-    curves = [pictures[name] for name in CURVES]
+    curves = [pictures[name] for name in CAPTIONS]
     return report.render(
-        sections.headline_of(video, cascade, probes, num_leaks),
+        headline,
         [
-            data,
             sections.measures_section(video, cascade, confidence),
             report.Section(title="Curves", pictures=curves),
-            sections.folds_section(evidence.measured, learned, [pictures["learning_curves"]]),
-            sections.slices_section(evidence.slices, [pictures["slices"]]),
+            sections.slices_section(evidence.slices),
             robustness,
-            sections.probes_section(probes, video, [pictures["probes"]]),
             examples,
+            sections.probes_section(probes, video),
+            sections.folds_section(evidence.measured, learned, learning),
+            data,
             sections.limits_section(),
+            sections.runs_section(weights),
         ],
     )
 
 
+def headline_on_page(
+    evidence: Evidence, num_leaks: int, availability: sections.Availability, confidence: float
+) -> report.Headline:
+    """What the report opens with."""
+    return verdict.headline_of(
+        evidence.video,
+        evidence.cascade,
+        evidence.probes,
+        num_leaks,
+        tested=evidence.pooled,
+        availability=availability,
+        confidence=confidence,
+    )
+
+
 def write_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, report.Picture]:
-    """Save every picture, and hand it to the report."""
-    pictures = {}
+    """Save every picture, and draw those of the report."""
     for name, figure in figures.items():
-        target = folder / f"{name}.png"
-        plots.save(figure, target)
-        pictures[name] = report.Picture(
-            image=target.read_bytes(), caption=CAPTIONS[name], wide=name in WIDE
-        )
-    return pictures
+        plots.save(figure, folder / f"{name}.png")
+    return {name: drawn(figures[name], caption) for name, caption in CAPTIONS.items()}
+
+
+def learning_of(folds: Mapping[int, Fold]) -> list[report.Picture]:
+    """Each fold's learning curves, on one scale."""
+    histories = {number: fold.history for number, fold in folds.items()}
+    top = plots.highest_loss_of(histories)
+    return [
+        drawn(plots.learning_curves({number: history}, top), f"Fold {number} over its epochs.")
+        for number, history in histories.items()
+    ]
+
+
+def drawn(figure: Figure, caption: str) -> report.Picture:
+    """A figure as the page has it."""
+    return report.Picture(image=plots.drawing(figure), caption=caption, media_type=report.SVG)
 
 
 def run(
@@ -152,6 +180,8 @@ def run(
     num_leaks = count_leaks(divided_videos, indexed, params.index, probes, folds)
     seen = indexed.join(read_pixel_facts(places["video_id"], clips), on="video_id")
     evidence = weigh(trained, seen, params.evaluate, params.seed)
+    weights = {n: sha256_of_file(weights_of(models, n)) for n in params.split.folds}
+    confidence = params.evaluate.confidence
     write_numbers(evidence, trained, num_leaks, evaluation)
     page = page_of(
         evidence,
@@ -165,8 +195,10 @@ def run(
             folder=evaluation,
         ),
         explain(params, trained, evidence, indexed, models=models, clips=clips, folder=evaluation),
-        confidence=params.evaluate.confidence,
-        num_leaks=num_leaks,
+        learning=learning_of(trained),
+        headline=headline_on_page(evidence, num_leaks, availability, confidence),
+        confidence=confidence,
+        weights=weights,
     )
     with replacing(evaluation / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
@@ -274,14 +306,13 @@ def track(
     outputs = []
     for number in params.split.folds:
         folder = models / str(number)
-        if not (folder / WEIGHTS).is_file():
-            raise FvcError(folder / WEIGHTS, "is missing", f"Run 'dvc repro -f -s train@{number}'")
+        weights = weights_of(models, number)
         predictions = PREDICTIONS.read(folder / "predictions.parquet")
         history = read_history(folder / "history.csv", "Run 'dvc repro'").to_dicts()
         outputs.append(
             tracking.FoldOutputs(
                 fold=number,
-                weights_sha256=sha256_of_file(folder / WEIGHTS),
+                weights_sha256=sha256_of_file(weights),
                 history=[{k: v for k, v in row.items() if v is not None} for row in history],
                 results=final_results(predictions),
                 files=sorted(folder.iterdir()),
@@ -292,6 +323,18 @@ def track(
         read_json(evaluation / "robustness.json", "evaluate")
     )
     tracking.complete_cross_validation(identity, outputs, shown, evaluation, note_of(metrics))
+
+
+def weights_of(models: Path, number: int) -> Path:
+    """The weights of a fold.
+
+    Raises:
+        FvcError: They are missing.
+    """
+    weights = models / str(number) / WEIGHTS
+    if not weights.is_file():
+        raise FvcError(weights, "is missing", f"Run 'dvc repro -f -s train@{number}'")
+    return weights
 
 
 def headline_of(metrics: Mapping[str, Any]) -> dict[str, float | bool | None]:
@@ -316,7 +359,8 @@ def note_of(metrics: Mapping[str, Any]) -> str:
     probe = f", {metrics['best_probe']}" if metrics["best_probe"] else ""
     return (
         f"Out-of-fold ROC-AUC **{known}**{interval}; it {beats} the best probe{probe}. "
-        "The evidence is in the artifact `report.html`."
+        "The evidence is in the artifact `report.html`. `test/accuracy` and the like are of calls "
+        "at each fold's own threshold, those of the folds' runs at a probability of 0.5."
     )
 
 
