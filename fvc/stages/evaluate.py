@@ -414,7 +414,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--clips-summary", type=Path, required=True, help="read: what was decoded")
     parser.add_argument("--folds", type=Path, required=True, help="read: who is tested where")
     parser.add_argument("--split", type=Path, required=True, help="read: its counts")
-    parser.add_argument("--split", type=Path, required=True, help="read: counts and audit")
     parser.add_argument(
         "--robustness", type=Path, required=True, help="kept: scores of perturbed videos"
     )
