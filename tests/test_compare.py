@@ -227,4 +227,4 @@ def test_the_command_line(
     compared: Mapping[str, object] = json.loads(target.read_text())
     assert compared["videos"] == 40
     assert main(["compare", both[0], "nobody", *params]) == 1
-    assert capsys.readouterr().err.endswith("for the runs there are.\n")
+    assert capsys.readouterr().err.endswith("for the runs that there are.\n")

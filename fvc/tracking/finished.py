@@ -21,7 +21,7 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 SCORES = "out_of_fold.csv"
 """The artifact with what the cross-validation said of each tested video."""
 
-LIST = "Run 'mlflow runs search --help', or look at 'mlflow ui', for the runs there are"
+LIST = "Look at 'mlflow ui' for the runs that there are"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
