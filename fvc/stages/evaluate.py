@@ -132,7 +132,8 @@ def learning_of(folds: Mapping[int, Fold]) -> list[report.Picture]:
 
 def drawn(figure: Figure, caption: str) -> report.Picture:
     """A figure as the page has it."""
-    return report.Picture(png=plots.drawing(figure), caption=caption, media_type=report.SVG)
+    drawing, words = plots.drawing(figure), plots.words_of(figure)
+    return report.Picture(png=drawing, caption=caption, media_type=report.SVG, alt=words)
 
 
 def run(
