@@ -20,9 +20,10 @@ from fvc.errors import FvcError
 from fvc.evidence import rescoring
 from fvc.evidence.fold_outputs import HISTORY_COLUMNS
 from fvc.evidence.perturbations import version_names
+from fvc.evidence.summary import tracked_metrics
 from fvc.files import read_json, write_json
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
-from fvc.report import Section
+from fvc.report import Section, assembly
 from fvc.stages import evaluate
 from fvc.tracking.store import experiment_id
 
@@ -211,7 +212,7 @@ def no_examples(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time of a run, and most tests read the numbers."""
-    blank = {name: Figure((1, 1)) for name in evaluate.CAPTIONS}
+    blank = {name: Figure((1, 1)) for name in assembly.CAPTIONS}
     monkeypatch.setattr(evaluate, "figures_of", lambda *_: blank)
     monkeypatch.setattr(evaluate, "learning_of", lambda *_: [])
 
@@ -331,7 +332,7 @@ def test_a_single_division_has_a_value_and_no_deviation(tmp_path: Path) -> None:
     assert sorted(tested["video_id"]) == sorted(places.filter(fold=0)["video_id"])
     pooled = metrics["video"]["roc_auc"]["value"]
     assert metrics["folds"]["roc_auc"] == {"0": pooled, "mean": pooled, "std": None}
-    tracked = evaluate.tracked_metrics(metrics)
+    tracked = tracked_metrics(metrics)
     assert tracked["test_over_folds/roc_auc_mean"] == pooled
     assert "test_over_folds/roc_auc_std" not in tracked
     assert np.isfinite(list(tracked.values())).all()

@@ -12,9 +12,9 @@ from fvc.evidence.fold_outputs import (
     read_fold,
     read_history,
 )
+from fvc.evidence.summary import tracked_metrics
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.report import sections
-from fvc.stages import evaluate
 
 
 def places_of() -> pl.DataFrame:
@@ -116,7 +116,7 @@ def test_a_fold_and_a_cross_validation_call_their_measures_alike() -> None:
     assert found["test/roc_auc"] == pytest.approx(8 / 9)
     estimates = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in sections.NAMES}
     folds = {name: {"mean": 0.5, "std": 0.1} for name in sections.NAMES}
-    whole = evaluate.tracked_metrics(
+    whole = tracked_metrics(
         {"video": estimates, "cascade": estimates, "folds": folds, "probes": {}}
     )
     own = {"test/loss", "test/called_fake", "test/logit_std"}

@@ -158,6 +158,14 @@ def test_the_confusion_matrix_states_counts_and_shares() -> None:
     ]
 
 
+def test_a_figure_is_told_in_words() -> None:
+    matrix = plots.confusion_matrix(np.array([[3, 1], [0, 0]]))
+    told = "3: 75% of real; 1: 25% of real; 0: 0% of fake; 0: 0% of fake"
+    assert plots.words_of(matrix) == f"Confusion matrix. {told}"
+    roc = plots.words_of(plots.roc_curve(outcomes_of(30), {}))
+    assert re.fullmatch(r"ROC curve\. chance 0\.50; test \d\.\d\d", roc)
+
+
 def test_the_forest_says_why_a_value_is_missing() -> None:
     shown = texts(plots.forest(ROWS, title="Probes", label="ROC-AUC"))
     assert "all videos are fake" in shown

@@ -15,7 +15,7 @@ import pytest
 from fvc.evidence.metrics import Estimate, Outcomes
 from fvc.evidence.probes import Probe
 from fvc.report import Section, plots, render, sections, verdict
-from fvc.stages.evaluate import drawn
+from fvc.report.assembly import drawn
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 

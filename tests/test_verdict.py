@@ -118,6 +118,7 @@ def test_leaks_are_counted(leaks: int, told: str) -> None:
 def test_very_few_videos_are_no_victory() -> None:
     found = headline_of(num_groups=2 * verdict.FEW_CASCADES - 2)
     assert found.statement == "The model beats every probe, but on very few videos."
+    assert not found.beats_probes, "a trial of the method looks like good news"
     assert "the real ones are of 19 cascades, the fakes of 19 cascades" in found.text[-1]
     enough = headline_of(num_groups=2 * verdict.FEW_CASCADES)
     assert "few" not in enough.statement
@@ -126,6 +127,24 @@ def test_very_few_videos_are_no_victory() -> None:
 
 def test_many_videos_of_few_cascades_are_few() -> None:
     assert verdict.cascades_by_label(outcomes_of(5)) == {"real": 2, "fake": 3}
+
+
+def test_a_missing_class_is_not_called_few() -> None:
+    fakes = outcomes_of(80)
+    assert verdict.cascades_by_label(fakes.select(fakes.is_fake)) == {"real": 0, "fake": 40}
+    found = verdict.headline_of(
+        *(every(UNKNOWN), every(UNKNOWN), probes_of(None), 0),
+        tested=fakes.select(fakes.is_fake),
+        availability={},
+        confidence=0.95,
+    )
+    assert found.statement == "How good the model is cannot be told: all videos are fake."
+    assert found.text == []
+    facts = dict(found.facts)
+    told = facts["Does its interval lie above the best probe?"]
+    assert told == "No; no probe could be measured"
+    usable = facts["How much of the annotated data is usable?"]
+    assert usable == "nothing is annotated as real or fake"
 
 
 def test_the_area_is_told_in_words() -> None:

@@ -91,6 +91,15 @@ def drawing(figure: Figure) -> bytes:
     return target.getvalue()
 
 
+def words_of(figure: Figure) -> str:
+    """What a figure says in words and numbers, for those who cannot see it."""
+    titles = [axes.get_title("left") for axes in figure.axes]
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    legends = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    said = [text.replace("\n", ": ") for text in [*texts, *legends] if text]
+    return f"{', '.join(titles)}. {'; '.join(said)}".strip()
+
+
 def confusion_matrix(counts: Int[np.ndarray, "2 2"], title: str = "Confusion matrix") -> Figure:
     """Videos by label (rows: real, fake) and by what they were called, with row shares."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -308,7 +308,8 @@ def runs_section(weights: Mapping[int, str]) -> Section:
     text = (
         "The weights of a fold name the run that trained it. In the search box above MLflow's "
         "list of runs: tags.`fvc.weights_sha256` = 'SHA-256'. The copy of this page that MLflow "
-        "keeps links to the runs; so does the description of its run."
+        "keeps links to the runs (inside MLflow, hold Ctrl or Cmd and click); so does the "
+        "description of its run."
     )
     rows = [(f"fold {fold}", digest) for fold, digest in weights.items()]
     grid = Grid(caption="", header=("", "SHA-256"), rows=rows, ends_in_code=True)

@@ -18,7 +18,8 @@ from fvc.report.wording import (
 )
 
 FEW_CASCADES = 20
-"""With fewer of a class a bootstrap over groups gives intervals that are too narrow.
+"""With fewer of a class one more cascade may change every number, and a bootstrap over groups
+rests on what little they happen to be.
 
 Source:
     Cameron, Gelbach and Miller, "Bootstrap-based improvements for inference with
@@ -86,7 +87,7 @@ def headline_of(
     if few and beaten and not num_leaks:
         statement = f"{statement.removesuffix('.')}, but on very few videos."
     return Headline(
-        beats_probes=beaten and not num_leaks,
+        beats_probes=beaten and not num_leaks and not few,
         statement=statement,
         text=[*_in_plain_words(roc_auc, confidence), *few],
         numbers=[
@@ -129,11 +130,11 @@ def comparison_of(roc_auc: Estimate, probes: Mapping[str, Probe], confidence: fl
     )
     rows = [("this model", roc_auc), *known]
     return Grid(
-        caption=f"The model and the probes: ROC-AUC with {confidence:.0%} interval",
+        caption=f"Model and probes: ROC-AUC with {confidence:.0%} interval; 0.5 is guessing",
         header=("", "ROC-AUC"),
         rows=[(name, estimate_text(found)) for name, found in rows],
         spans=[span_of(found, stands_out=found is roc_auc) for _, found in rows],
-        spans_title="0.5 guessing",
+        spans_title="0.5",
     )
 
 
@@ -145,13 +146,13 @@ def cascades_by_label(tested: Outcomes) -> dict[str, int]:
 
 def _few(tested: Outcomes) -> list[str]:
     counts = cascades_by_label(tested)
-    if min(counts.values()) >= FEW_CASCADES:
+    if min(counts.values()) >= FEW_CASCADES or not min(counts.values()):
         return []
     real, fake = (counted(counts[label], "cascade") for label in LABELS)
     return [
         f"Very few videos: the real ones are of {real}, the fakes of {fake}. With fewer than "
-        f"{FEW_CASCADES} of either, even the intervals are too narrow: read this as a trial of "
-        "the method, not as a result."
+        f"{FEW_CASCADES} of either, one more cascade may change every number: read this as a "
+        "trial of the method, not as a result."
     ]
 
 
@@ -179,9 +180,10 @@ def _facts(
     availability: Availability,
 ) -> Sequence[tuple[str, str]]:
     best = best_probe(probes)
-    strongest = "none could be measured"
+    strongest = "no probe could be measured"
     if best is not None:
-        strongest = f"{PROBES[best]}, ROC-AUC {value_text(probes[best].roc_auc.value)}"
+        score = value_text(probes[best].roc_auc.value)
+        strongest = f"the best probe is {PROBES[best]}, ROC-AUC {score}"
     beaten = beats_probes(video["roc_auc"], probes)
     num_fake = int(tested.is_fake.sum())
     coverage, decided = video["coverage"], video["decided_accuracy"]
@@ -189,7 +191,7 @@ def _facts(
     return [
         (
             "Does its interval lie above the best probe?",
-            f"{'Yes' if beaten else 'No'}; the best probe is {strongest}",
+            f"{'Yes' if beaten else 'No'}; {strongest}",
         ),
         (
             "Is any cascade in two parts of the split?",

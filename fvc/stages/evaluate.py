@@ -4,20 +4,18 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
-from matplotlib.figure import Figure
 
 from fvc import report, tracking
-from fvc.config import EvaluateConfig, IndexConfig, Params, load_params
+from fvc.config import IndexConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.evidence.examples import explain_examples, numbers_of
 from fvc.evidence.fold_outputs import Fold, final_results, read_fold, read_history
-from fvc.evidence.metrics import confusion_matrix
 from fvc.evidence.pixel_probes import read_pixel_facts
 from fvc.evidence.rescoring import Subject, rescore
 from fvc.evidence.robustness import choose_videos, tracked, weigh_robustness
+from fvc.evidence.summary import headline_of, note_of, tracked_metrics
 from fvc.evidence.weighing import Evidence, metrics_of, out_of_fold, weigh
 from fvc.files import read_json, replacing, sha256_of_file, write_json
 from fvc.leakage import find_leaks
@@ -25,127 +23,12 @@ from fvc.near_duplicates import KEPT_MATCHES
 from fvc.networks import WEIGHTS
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
-from fvc.report import plots, sections, verdict
+from fvc.report import plots, sections
+from fvc.report.assembly import figures_of, headline_on_page, learning_of, page_of, write_figures
 from fvc.report.examples import examples_section, write_files
 from fvc.report.robustness import CAPTION, robustness_figure, robustness_section
 
-CAPTIONS: Mapping[str, str] = {
-    "confusion_matrix": "Every tested video once, by what it is (rows) and what it was called "
-    "(columns) at the threshold of its fold.",
-    "roc": "How many fakes are found (up) for how many real videos falsely accused (to the right). "
-    "The nearer to the upper left corner the better; the dotted line is guessing.",
-    "pr": "Of the videos called fake, how many are (up), while more and more of the fakes are "
-    "found (to the right). The dotted line is guessing.",
-    "reliability": "Whether of the videos given a probability of 0.8 about 80% are fake: points "
-    "on the dotted line. Larger points stand for more videos; each stroke at the top is a fake "
-    "video, each at the bottom a real one.",
-    "risk_coverage": "How the share of wrong answers falls when the model answers only where it is "
-    "surest (to the left). The diamond is where its verdicts stand, uncertain ones left out.",
-}
-"""The pictures of the report, with what it says below them."""
-
 MAX_LEAKS_LISTED = 20
-
-
-def figures_of(
-    evidence: Evidence, folds: Mapping[int, Fold], config: EvaluateConfig
-) -> dict[str, Figure]:
-    """Every picture by its file name without ending."""
-    histories = {number: fold.history for number, fold in folds.items()}
-    probes = [(label, evidence.probes[name].roc_auc) for name, label in sections.PROBES.items()]
-    interval = f"ROC-AUC with {config.confidence:.0%} interval"
-    return {
-        "confusion_matrix": plots.confusion_matrix(confusion_matrix(evidence.pooled)),
-        "roc": plots.roc_curve(evidence.pooled, evidence.tested),
-        "pr": plots.pr_curve(evidence.pooled, evidence.tested),
-        "reliability": plots.reliability(evidence.pooled, config.ece_bins),
-        "risk_coverage": plots.risk_coverage(evidence.pooled),
-        "learning_curves": plots.learning_curves(histories),
-        "probes": plots.forest(
-            [("this model", evidence.video["roc_auc"]), *probes],
-            title="The model and the probes",
-            label=interval,
-        ),
-        "slices": plots.forest(
-            [("all videos", evidence.video["roc_auc"])]
-            + [
-                (f"{part.by.replace('_', ' ')}: {part.name}", part.roc_auc)
-                for part in evidence.slices
-            ],
-            title="The model by slice",
-            label=interval,
-        ),
-    }
-
-
-def page_of(
-    evidence: Evidence,
-    pictures: Mapping[str, report.Picture],
-    data: report.Section,
-    robustness: report.Section,
-    examples: report.Section,
-    *,
-    learning: Sequence[report.Picture],
-    headline: report.Headline,
-    confidence: float,
-    weights: Mapping[int, str],
-) -> str:
-    """The report."""
-    video, cascade, probes = evidence.video, evidence.cascade, evidence.probes
-    learned = {fold: found.as_dict() for fold, found in evidence.calibrations.items()}
-    curves = [pictures[name] for name in CAPTIONS]
-    return report.render(
-        headline,
-        [
-            sections.measures_section(video, cascade, confidence),
-            report.Section(title="Curves", pictures=curves),
-            sections.slices_section(evidence.slices),
-            robustness,
-            examples,
-            sections.probes_section(probes, video),
-            sections.folds_section(evidence.measured, learned, learning),
-            data,
-            sections.limits_section(),
-            sections.runs_section(weights),
-        ],
-    )
-
-
-def headline_on_page(
-    evidence: Evidence, num_leaks: int, availability: sections.Availability, confidence: float
-) -> report.Headline:
-    """What the report opens with."""
-    return verdict.headline_of(
-        evidence.video,
-        evidence.cascade,
-        evidence.probes,
-        num_leaks,
-        tested=evidence.pooled,
-        availability=availability,
-        confidence=confidence,
-    )
-
-
-def write_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, report.Picture]:
-    """Save every picture, and draw those of the report."""
-    for name, figure in figures.items():
-        plots.save(figure, folder / f"{name}.png")
-    return {name: drawn(figures[name], caption) for name, caption in CAPTIONS.items()}
-
-
-def learning_of(folds: Mapping[int, Fold]) -> list[report.Picture]:
-    """Each fold's learning curves, on one scale."""
-    histories = {number: fold.history for number, fold in folds.items()}
-    top = plots.highest_loss_of(histories)
-    return [
-        drawn(plots.learning_curves({number: history}, top), f"Fold {number} over its epochs.")
-        for number, history in histories.items()
-    ]
-
-
-def drawn(figure: Figure, caption: str) -> report.Picture:
-    """A figure as the page has it."""
-    return report.Picture(image=plots.drawing(figure), caption=caption, media_type=report.SVG)
 
 
 def run(
@@ -335,47 +218,6 @@ def weights_of(models: Path, number: int) -> Path:
     if not weights.is_file():
         raise FvcError(weights, "is missing", f"Run 'dvc repro -f -s train@{number}'")
     return weights
-
-
-def headline_of(metrics: Mapping[str, Any]) -> dict[str, float | bool | None]:
-    """The few numbers that `dvc metrics show` and `dvc exp show` have room for."""
-    roc_auc = metrics["video"]["roc_auc"]
-    return {
-        "roc_auc": roc_auc["value"],
-        "roc_auc_low": roc_auc["low"],
-        "roc_auc_high": roc_auc["high"],
-        "macro_f1": metrics["video"]["macro_f1"]["value"],
-        "best_probe_roc_auc": metrics["best_probe_roc_auc"],
-        "beats_probes": metrics["beats_probes"],
-    }
-
-
-def note_of(metrics: Mapping[str, Any]) -> str:
-    """What the run's page says first, in Markdown."""
-    found = metrics["video"]["roc_auc"]
-    known = "unknown" if found["value"] is None else f"{found['value']:.3f}"
-    interval = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
-    beats = "beats" if metrics["beats_probes"] else "does **not** beat"
-    probe = f", {metrics['best_probe']}" if metrics["best_probe"] else ""
-    return (
-        f"Out-of-fold ROC-AUC **{known}**{interval}; it {beats} the best probe{probe}. "
-        "The evidence is in the artifact `report.html`. `test/accuracy` and the like are of calls "
-        "at each fold's own threshold, those of the folds' runs at a probability of 0.5."
-    )
-
-
-def tracked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What the cross-validation's run shows: the folds' names for the pooled values."""
-    values: dict[str, float | None] = {}
-    for name, found in metrics["video"].items():
-        values[f"test/{name}"] = found["value"]
-        values[f"test/{name}_low"], values[f"test/{name}_high"] = found["low"], found["high"]
-        values[f"test_by_cascade/{name}"] = metrics["cascade"][name]["value"]
-        values[f"test_over_folds/{name}_mean"] = metrics["folds"][name]["mean"]
-        values[f"test_over_folds/{name}_std"] = metrics["folds"][name]["std"]
-    for name, probe in metrics["probes"].items():
-        values[f"probes/{name}_roc_auc"] = probe["roc_auc"]["value"]
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def write_numbers(
