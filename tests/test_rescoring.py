@@ -95,7 +95,24 @@ def test_each_video_is_scored_by_the_network_of_its_fold(corpus: Corpus) -> None
         assert list(found[subject.video_id].logits) == version_names()
         for name, pixels in clips_of_versions(subject.source, CLIPS).items():
             expected = video_logit(clip_logits(network, torch.from_numpy(pixels)))
-            assert found[subject.video_id].logits[name] == expected
+            assert found[subject.video_id].logits[name] == pytest.approx(expected, abs=1e-6)
+
+
+def test_versions_of_several_shapes_are_scored() -> None:
+    native = replace(CLIPS, fit="native", num_clips=2)
+    network = small_network()
+    network.clips = native
+    generator = np.random.default_rng(0)
+    sizes = {"wide": (16, 32), "wider": (12, 32), "as_wide": (16, 32)}
+    versions = {
+        name: generator.integers(0, 256, (2, 8, 3, *size), dtype=np.uint8)
+        for name, size in sizes.items()
+    }
+    logits = rescoring.logits_of_versions(network, versions)
+    assert list(logits) == list(versions)
+    for name, pixels in versions.items():
+        alone = video_logit(clip_logits(network, torch.from_numpy(pixels)))
+        assert logits[name] == pytest.approx(alone, abs=1e-6)
 
 
 def test_the_baseline_is_near_what_serving_answers(corpus: Corpus) -> None:
