@@ -104,3 +104,12 @@ def test_the_engine_is_compared_with_bare_steps(tmp_path: Path) -> None:
         ((_, milliseconds),) = cells(printed, name)
         assert float(milliseconds) > 0
     assert re.search(r"percent that the engine adds: .*at most 3", printed)
+
+
+def test_the_bootstrap_is_compared(tmp_path: Path) -> None:
+    few = ("--videos", "200", "--groups", "30", "--samples", "100", "--rounds", "1")
+    printed = run("bootstrap.py", *few, absent=(), folder=tmp_path, codes=(0, 1))
+    for way in ("ours, per video", "ours, per cascade", "a loop over scikit-learn"):
+        ((_, seconds),) = cells(printed, way)
+        assert float(seconds) >= 0
+    assert re.search(r"loop / ours: \d+", printed)

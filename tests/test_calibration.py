@@ -10,7 +10,6 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
 
 from fvc.config import Criterion
 from fvc.evidence.calibration import (
-    LATER,
     TEMPERATURE_BOUNDS,
     Calibration,
     best_threshold,
@@ -143,14 +142,6 @@ def test_a_model_says_by_what_its_threshold_was_chosen() -> None:
     found = calibrate(logits, is_fake, criterion="mcc", target_error_rate=0.2)
     assert (found.criterion, found.target_error_rate) == ("mcc", 0.2)
     assert Calibration.from_dict(found.as_dict()) == found
-
-
-def test_a_champion_from_before_the_criterion_is_still_read() -> None:
-    fields = learned([(-1.0, False), (1.0, True)]).as_dict()
-    older = {name: fields[name] for name in fields if name not in LATER}
-    assert len(older) == len(fields) - 2
-    found = Calibration.from_dict(older)
-    assert (found.criterion, found.target_error_rate) == ("macro_f1", None)
 
 
 def test_one_and_many_logits_give_the_same_probability() -> None:

@@ -24,7 +24,7 @@ from fvc.evidence.promotion import Decision, decide
 from fvc.files import read_json, write_json
 from fvc.fold_videos import LABELS
 from fvc.records import FOLDS, INDEX, PREDICTIONS, REJECTED, part_in
-from fvc.report import Section
+from fvc.report import Section, assembly
 from fvc.stages import evaluate, register, split
 
 NUM_GROUPS = 60
@@ -159,7 +159,7 @@ def make(root: Path, *, bars_tell: bool = False, motion_tells: bool = False) -> 
 
 @pytest.fixture(autouse=True)
 def _numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    blank = {name: Figure((1, 1)) for name in evaluate.CAPTIONS}
+    blank = {name: Figure((1, 1)) for name in assembly.CAPTIONS}
     monkeypatch.setattr(evaluate, "figures_of", lambda *_: blank)
     # A logistic regression has no maps.
     monkeypatch.setattr(evaluate, "explain", lambda *_, **__: Section(title="Examples"))

@@ -238,7 +238,7 @@ def test_the_section_tells_where_the_network_looked_and_claims_no_more(corpus: C
     assert f"{first['probability_fake']:.3f}" in strip.caption
     assert "Black bars are 25% of the clip" in strip.caption
     assert "each of its 3 clips" in profile.caption
-    assert strip.alt.startswith("Frames of youtube_")
+    assert (strip.alt or "").startswith("Frames of youtube_")
     assert moving.address.startswith("data:image/webp;base64,")
     assert "not why" in section.text[0]
     with Image.open(BytesIO(moving.image)) as image:

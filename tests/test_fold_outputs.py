@@ -1,11 +1,20 @@
+import math
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from fvc.errors import FvcError
-from fvc.evidence.fold_outputs import HISTORY_COLUMNS, read_fold, read_history
+from fvc.evidence.fold_outputs import (
+    CHOSEN_LATER,
+    HISTORY_COLUMNS,
+    final_results,
+    read_fold,
+    read_history,
+)
+from fvc.evidence.summary import tracked_metrics
 from fvc.records import FOLDS, PREDICTIONS
+from fvc.report import sections
 
 
 def places_of() -> pl.DataFrame:
@@ -87,3 +96,37 @@ def test_a_history_without_a_series_is_refused(tmp_path: Path) -> None:
     pl.DataFrame({"epoch": [1], "train/loss": [0.5]}).write_csv(tmp_path / "history.csv")
     with pytest.raises(FvcError, match=r"lacks the columns validation/loss, .*Run 'dvc repro'\."):
         read_history(tmp_path / "history.csv", "Run 'dvc repro'")
+
+
+def test_a_fold_and_a_cross_validation_call_their_measures_alike() -> None:
+    rows = [
+        {
+            "video_id": f"v{number}",
+            "fold": 0,
+            "part": "test",
+            "label": ("real", "fake")[number % 2],
+            "probability_fake": 1 / (1 + math.exp(-logit)),
+            "logit": logit,
+            "num_clips": 1,
+        }
+        for number, logit in enumerate([-1.0, 2.0, 0.5, -0.5, -2.0, 1.5])
+    ]
+    found = final_results(PREDICTIONS.frame([dict(row) for row in rows]))
+    assert found["test/accuracy"] == found["test/macro_f1"] == pytest.approx(4 / 6)
+    assert found["test/roc_auc"] == pytest.approx(8 / 9)
+    estimates = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in sections.NAMES}
+    folds = {name: {"mean": 0.5, "std": 0.1} for name in sections.NAMES}
+    whole = tracked_metrics(
+        {"video": estimates, "cascade": estimates, "folds": folds, "probes": {}}
+    )
+    own = {"test/loss", "test/called_fake", "test/logit_std"}
+    assert found.keys() - own <= whole.keys()
+    missing = {name for name in sections.NAMES if f"test/{name}" not in found}
+    assert missing == set(CHOSEN_LATER)
+
+
+def test_a_fold_of_one_class_has_what_it_can_have() -> None:
+    row = {"video_id": "v", "fold": 0, "part": "test", "label": "fake", "num_clips": 1}
+    found = final_results(PREDICTIONS.frame([{**row, "probability_fake": 0.5, "logit": 0.0}]))
+    assert found["test/accuracy"] == found["test/recall_fake"] == 1
+    assert "test/roc_auc" not in found

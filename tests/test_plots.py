@@ -55,8 +55,7 @@ def every_figure(outcomes: Outcomes, num_epochs: int = 3) -> dict[str, Figure]:
 
 def texts(figure: Figure) -> str:
     found = [text.get_text() for axes in figure.axes for text in axes.texts]
-    legends = [axes.get_legend() for axes in figure.axes]
-    labels = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
+    labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     return "\n".join([*found, *labels, *(axes.get_title("left") for axes in figure.axes)])
 
 
@@ -101,6 +100,45 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_equal_figures_give_equal_drawings_without_a_date() -> None:
+    first, second = every_figure(outcomes_of(30)), every_figure(outcomes_of(30))
+    for name, figure in first.items():
+        drawing = plots.drawing(figure)
+        assert drawing == plots.drawing(second[name]), name
+        assert b"<dc:date>" not in drawing
+        assert b"<text" not in drawing, "letters would depend on the reader's fonts"
+
+
+def test_a_drawing_of_thousands_of_videos_stays_small() -> None:
+    assert len(plots.drawing(plots.reliability(outcomes_of(5000), 10))) < 600_000
+
+
+@pytest.mark.parametrize("name", ["roc", "pr", "reliability", "risk", "learning"])
+def test_no_legend_hides_a_curve(name: str) -> None:
+    figure = every_figure(outcomes_of(30))[name]
+    plots.drawing(figure)
+    renderer = figure._get_renderer()  # type: ignore[attr-defined]
+    [legend] = figure.legends
+    box = legend.get_window_extent(renderer)
+    for axes in figure.axes:
+        assert axes.get_legend() is None
+        assert not box.overlaps(axes.bbox)
+
+
+def test_epochs_are_counted_from_one_as_the_terminal_does() -> None:
+    history = history_of(3).with_columns(epoch=pl.Series([0, 1, 2]))
+    for axes in plots.learning_curves({0: history}).axes:
+        assert list(np.asarray(axes.lines[0].get_xdata())) == [1, 2, 3]
+
+
+def test_folds_are_drawn_to_the_same_scale() -> None:
+    calm, wild = history_of(3), history_of(3).with_columns(pl.lit(2.0).alias("train/loss"))
+    top = plots.highest_loss_of({0: calm, 1: wild})
+    assert top == 2.0
+    ends = {plots.learning_curves({0: one}, top).axes[0].get_ylim() for one in (calm, wild)}
+    assert len(ends) == 1
+
+
 def test_the_legend_states_the_area_of_each_fold() -> None:
     outcomes = outcomes_of(40)
     area = roc_auc_score(outcomes.is_fake, outcomes.probability)
@@ -118,6 +156,14 @@ def test_the_confusion_matrix_states_counts_and_shares() -> None:
         ("0", "0%", "fake"),
         ("0", "0%", "fake"),
     ]
+
+
+def test_a_figure_is_told_in_words() -> None:
+    matrix = plots.confusion_matrix(np.array([[3, 1], [0, 0]]))
+    told = "3: 75% of real; 1: 25% of real; 0: 0% of fake; 0: 0% of fake"
+    assert plots.words_of(matrix) == f"Confusion matrix. {told}"
+    roc = plots.words_of(plots.roc_curve(outcomes_of(30), {}))
+    assert re.fullmatch(r"ROC curve\. chance 0\.50; test \d\.\d\d", roc)
 
 
 def test_the_forest_says_why_a_value_is_missing() -> None:
@@ -142,8 +188,7 @@ def test_one_class_has_no_points() -> None:
 
 
 def test_every_panel_is_a_column_that_folds_are_checked_for() -> None:
-    drawn = {name for _, names in plots.PANELS for name in names}
-    assert drawn <= set(HISTORY_COLUMNS)
+    assert {*plots.LOSSES, *plots.SCORES} <= set(HISTORY_COLUMNS)
 
 
 def test_drawing_keeps_no_global_state() -> None:

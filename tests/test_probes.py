@@ -17,6 +17,7 @@ CONFIG = EvaluateConfig(
     ece_bins=10,
     threshold_criterion="macro_f1",
     target_error_rate=0.1,
+    robustness_videos=0,
 )
 
 

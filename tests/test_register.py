@@ -38,7 +38,7 @@ CALIBRATION = Calibration(
 
 
 class Corpus:
-    """Two trained folds and their evidence; eight locked videos, of which fakes are brighter."""
+    """Two trained folds and their evidence; sixteen locked videos, of which fakes are brighter."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -51,7 +51,7 @@ class Corpus:
         )
         rows: list[dict[str, object]] = []
         generator = np.random.default_rng(0)
-        for number in range(8):
+        for number in range(16):
             video_id, fake = f"youtube_{number:02}", number % 2
             pixels = generator.integers(0, 100, (1, 4, 3, 16, 16)) + 120 * fake
             save_clips(root / "clips" / f"{video_id}.pt", pixels.astype(np.uint8), "key")

@@ -1,7 +1,7 @@
 import base64
 import re
 
-from fvc.report import Grid, Headline, Picture, Section, render
+from fvc.report import SVG, Grid, Headline, Picture, Section, Span, render
 
 HEADLINE = Headline(
     beats_probes=True,
@@ -57,12 +57,21 @@ def test_texts_are_escaped() -> None:
                 title=hostile,
                 text=[hostile],
                 pictures=[Picture(image=PNG, caption=f'"{hostile}')],
-                grids=[Grid(caption=hostile, header=(hostile,), rows=[(hostile,)])],
+                grids=[
+                    Grid(
+                        caption=hostile,
+                        header=(hostile,),
+                        rows=[(hostile,)],
+                        meanings={hostile: hostile},
+                        ends_in_code=True,
+                    )
+                ],
+                terms=[(hostile, hostile)],
             )
         ],
     )
     assert "<script>" not in page
-    assert page.count("&lt;script&gt;") == 9
+    assert page.count("&lt;script&gt;") == 13
 
 
 def test_a_model_that_beats_nothing_does_not_look_like_one_that_does() -> None:
@@ -75,3 +84,50 @@ def test_pictures_have_a_text_for_those_who_cannot_see_them() -> None:
     page = render(HEADLINE, SECTIONS)
     assert re.findall(r'alt="([^"]*)"', page) == ["A curve", "B"]
     assert page.count("class=wide") == 1
+
+
+def test_headings_are_in_order_and_every_table_cell_has_a_header() -> None:
+    page = render(HEADLINE, SECTIONS)
+    assert re.findall(r"<h(\d)", page) == ["1", "2", "2", "2"]
+    assert '<html lang="en">' in page
+    assert '<th scope="col">n</th>' in page
+    assert '<th scope="row">real</th>' in page
+
+
+def test_the_page_forbids_itself_scripts_and_everything_from_elsewhere() -> None:
+    page = render(HEADLINE, SECTIONS)
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in page
+
+
+def test_a_drawing_may_be_dark_and_a_photograph_may_not() -> None:
+    drawn = Picture(image=b"<svg/>", caption="drawn", media_type=SVG)
+    page = render(HEADLINE, [Section(title="", pictures=[drawn, Picture(image=PNG, caption="p")])])
+    assert re.findall(r"<img( class=drawn)? src=\"data:([^;]*)", page) == [
+        (" class=drawn", "image/svg+xml"),
+        ("", "image/png"),
+    ]
+
+
+def test_a_picture_says_what_is_to_be_seen_where_the_caption_does_not() -> None:
+    picture = Picture(image=PNG, caption="Fold 0", alt="The loss falls from 0.7 to 0.4")
+    page = render(HEADLINE, [Section(title="", pictures=[picture])])
+    assert 'alt="The loss falls from 0.7 to 0.4"><figcaption>Fold 0<' in page
+
+
+def test_an_interval_is_drawn_where_it_lies_and_what_is_unknown_is_not() -> None:
+    spans = [Span(value=0.8, low=0.7, high=0.9, stands_out=True), Span(value=None)]
+    rows = [("this model", "0.8"), ("a probe", "unknown")]
+    grid = Grid(caption="", header=("", "ROC-AUC"), rows=rows, spans=spans)
+    page = render(HEADLINE, [Section(title="", grids=[grid])])
+    known, unknown = re.findall(r"<svg class=.*?</svg>", page, re.DOTALL)
+    assert 'class="interval" x1="70.0%" x2="90.0%"' in known
+    assert '<circle cx="80.0%"' in known
+    assert "circle" not in unknown
+    assert 'class="interval"' not in unknown
+
+
+def test_a_word_is_explained_where_it_stands() -> None:
+    grid = Grid(caption="", header=("",), rows=[("ECE",)], meanings={"ECE": "how far off"})
+    page = render(HEADLINE, [Section(title="", terms=[("Fold", "a part")], grids=[grid])])
+    assert "ECE<small>how far off</small>" in page
+    assert "<dt>Fold</dt><dd>a part</dd>" in page

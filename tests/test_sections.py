@@ -1,7 +1,6 @@
 from collections.abc import Mapping
 
 import polars as pl
-import pytest
 
 from fvc.evidence import weighing
 from fvc.evidence.excess import Excess
@@ -10,6 +9,7 @@ from fvc.evidence.probes import Probe
 from fvc.evidence.slices import BINS, Slice
 from fvc.records import FOLDS, REJECTED
 from fvc.report import Section, sections
+from fvc.report.wording import MEANINGS, PROBE_MEANINGS
 
 KNOWN = Estimate(value=0.8, low=0.7, high=0.9)
 UNKNOWN = Estimate(value=None, reason="all videos are fake")
@@ -28,6 +28,13 @@ def every(found: Estimate) -> dict[str, Estimate]:
     return dict.fromkeys(sections.NAMES, found)
 
 
+def every_value(value: float) -> dict[str, float | None]:
+    return dict.fromkeys(sections.NAMES, value)
+
+
+CALIBRATED = ("temperature", "threshold", "abstain_low", "abstain_high", "num_real", "num_fake")
+
+
 def probes_of(value: float | None) -> Mapping[str, Probe]:
     probe = Probe(roc_auc=Estimate(value=value), accuracy=Estimate(value=0.5))
     return dict.fromkeys(sections.PROBES, probe)
@@ -37,39 +44,33 @@ def cells(section: Section) -> list[str]:
     return [cell for grid in section.grids for row in grid.rows for cell in row]
 
 
-def test_the_headline_follows_the_probes() -> None:
-    beats = sections.headline_of(every(KNOWN), every(KNOWN), probes_of(0.6), 0)
-    open_ = sections.headline_of(every(KNOWN), every(KNOWN), probes_of(0.75), 0)
-    assert beats.beats_probes
-    assert not open_.beats_probes
-    assert "not shown" in open_.statement
-    assert dict(open_.facts)["Does its interval lie above the best probe?"].startswith("No")
-
-
-def test_the_headline_counts_per_video_and_per_cascade() -> None:
-    cascade = every(Estimate(value=0.5, low=0.4, high=0.6))
-    found = sections.headline_of(every(KNOWN), cascade, probes_of(0.5), 0)
-    assert found.numbers == [
-        ("ROC-AUC per video", "0.800", "0.700 to 0.900"),
-        ("ROC-AUC per cascade", "0.500", "0.400 to 0.600"),
-        ("macro-F1 per video", "0.800", "0.700 to 0.900"),
-        ("macro-F1 per cascade", "0.500", "0.400 to 0.600"),
-    ]
-
-
 def test_what_is_unknown_is_said_with_its_reason() -> None:
-    found = sections.headline_of(every(UNKNOWN), every(UNKNOWN), probes_of(None), 0)
-    assert ("ROC-AUC per video", "unknown", "all videos are fake") in found.numbers
     table = sections.measures_section(every(UNKNOWN), every(KNOWN), 0.95)
     assert "unknown: all videos are fake" in cells(table)
     assert "0.800 (0.700 to 0.900)" in cells(table)
 
 
-@pytest.mark.parametrize(("leaks", "answer"), [(0, "No"), (2, "Yes")])
-def test_leaks_are_told(leaks: int, answer: str) -> None:
-    found = sections.headline_of(every(KNOWN), every(KNOWN), probes_of(0.5), leaks)
-    told = dict(found.facts)["Is any cascade in two parts of the split?"]
-    assert told == f"{answer}; the audit found {leaks} leaks"
+def test_every_measure_and_every_probe_is_explained() -> None:
+    assert set(MEANINGS) == set(sections.NAMES)
+    table = sections.measures_section(every(KNOWN), every(KNOWN), 0.95).grids[0]
+    assert set(table.meanings) == {row[0] for row in table.rows}
+    assert set(PROBE_MEANINGS) == set(sections.PROBES)
+
+
+def test_it_is_said_at_which_threshold_videos_were_called() -> None:
+    calibration = dict.fromkeys(CALIBRATED, 0.5)
+    section = sections.folds_section({0: every_value(0.5)}, {0: calibration}, [])
+    assert "at the fold's own threshold" in section.grids[0].caption
+    assert "MLflow gives test/accuracy and test/macro_f1 at a probability of 0.5" in "".join(
+        section.text
+    )
+
+
+def test_runs_are_found_by_their_weights_and_not_by_an_id() -> None:
+    section = sections.runs_section({0: "a" * 64, 3: "b" * 64})
+    assert section.grids[0].rows == [("fold 0", "a" * 64), ("fold 3", "b" * 64)]
+    assert section.grids[0].ends_in_code
+    assert "tags.`fvc.weights_sha256` =" in section.text[0]
 
 
 def test_data_are_counted_by_part_and_rejected_by_reason() -> None:
@@ -161,7 +162,7 @@ def test_spread_needs_two_values() -> None:
 
 
 def test_every_probe_and_every_slice_has_its_row() -> None:
-    probes = sections.probes_section(probes_of(0.5), every(KNOWN), [])
+    probes = sections.probes_section(probes_of(0.5), every(KNOWN))
     assert {row[0] for row in probes.grids[0].rows} == {"this model", *sections.PROBES.values()}
     slices = [
         Slice(
@@ -176,8 +177,9 @@ def test_every_probe_and_every_slice_has_its_row() -> None:
         )
         for by in sections.PROPERTIES
     ]
-    found = sections.slices_section(slices, [])
+    found = sections.slices_section(slices)
     assert [grid.rows[0][:4] for grid in found.grids] == [("one", "9", "3", "4")] * 8
+    assert all(len(grid.spans) == len(grid.rows) for grid in found.grids)
     assert set(BINS) <= set(sections.PROPERTIES)
 
 

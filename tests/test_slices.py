@@ -13,6 +13,7 @@ CONFIG = EvaluateConfig(
     ece_bins=10,
     threshold_criterion="macro_f1",
     target_error_rate=0.1,
+    robustness_videos=0,
 )
 
 
@@ -147,7 +148,7 @@ def test_a_slice_that_is_worse_is_flagged_and_named_on_top() -> None:
     worse = {part.name for part in found if part.excess.worse}
     assert worse == {"up to 300 kbit/s", "300 to 700 kbit/s"}
     assert all(part.as_dict()["excess_error"] == part.excess.as_dict() for part in found)
-    section = sections.slices_section(found, [])
+    section = sections.slices_section(found)
     assert section.text[0].startswith("The model is wrong more often than elsewhere on: bitrate")
     assert "300 to 700 kbit/s (+0." in section.text[0]
     marked = [
@@ -161,7 +162,7 @@ def test_where_no_slice_is_worse_the_section_says_so() -> None:
     found = slice_all(videos, outcomes_of(videos), config=CONFIG, seed=0)
     assert not [part for part in found if part.excess.worse]
     tested = sum(part.excess.corrected is not None for part in found)
-    opening = sections.slices_section(found, []).text[0]
+    opening = sections.slices_section(found).text[0]
     assert opening == (
         f"No slice is shown to be worse than the rest; {tested} of {len(found)} slices could be "
         "tested."
@@ -171,8 +172,6 @@ def test_where_no_slice_is_worse_the_section_says_so() -> None:
 
 def test_slices_of_a_small_corpus_are_not_tested_and_the_section_says_so() -> None:
     videos = videos_of(12)
-    section = sections.slices_section(
-        slice_all(videos, outcomes_of(videos), config=CONFIG, seed=0), []
-    )
+    section = sections.slices_section(slice_all(videos, outcomes_of(videos), config=CONFIG, seed=0))
     assert section.text[0].startswith("No slice could be tested")
     assert section.grids[0].rows[0][-1] == "too few cascades"

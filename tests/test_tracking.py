@@ -6,6 +6,7 @@ import mlflow
 import polars as pl
 import pytest
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from fvc import tracking
 from fvc.config import load_params
@@ -102,7 +103,7 @@ def test_a_missing_fold_run_is_rebuilt_once(store: MlflowClient, tmp_path: Path)
     weights.write_bytes(b"weights")
     evidence = tmp_path / "evaluation"
     evidence.mkdir()
-    (evidence / "report.html").write_text("<p>report</p>")
+    (evidence / "report.html").write_text(f"<code>{'a' * 64}</code>")
     outputs = tracking.FoldOutputs(
         fold=0,
         weights_sha256="a" * 64,
@@ -119,6 +120,23 @@ def test_a_missing_fold_run_is_rebuilt_once(store: MlflowClient, tmp_path: Path)
     assert parent.info.status == "FINISHED"
     assert len(store.get_metric_history(parent.info.run_id, "roc_auc")) == 1
     assert [file.path for file in store.list_artifacts(parent.info.run_id)] == ["report.html"]
+    route = f"#/experiments/{restored.info.experiment_id}/runs/{restored.info.run_id}"
+    assert f"note\n\nThe runs behind it: [fold 0]({route})." in parent.data.tags[MLFLOW_RUN_NOTE]
+    page = Path(store.download_artifacts(parent.info.run_id, "report.html"))
+    assert f'href="http://127.0.0.1:5000/{route}"' in page.read_text()
+
+
+@pytest.mark.usefixtures("store")
+def test_the_page_of_a_fold_says_at_which_threshold_unless_its_user_spoke(
+    folds: pl.DataFrame, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        with tracking.fold_run(IDENTITY, 0, folds, binding="b", runs=tmp_path / "runs") as run:
+            before = run.tags()[MLFLOW_RUN_NOTE]
+            run.set_tag(MLFLOW_RUN_NOTE, "my own words")
+    assert before == "my own words"
+    with tracking.fold_run(IDENTITY, 1, folds, binding="b", runs=tmp_path / "runs") as run:
+        assert "at a probability of 0.5, before calibration" in run.tags()[MLFLOW_RUN_NOTE]
 
 
 def test_the_store_lies_in_the_root_that_dvc_names(

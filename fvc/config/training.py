@@ -174,10 +174,13 @@ class EvaluateConfig(Section):
     in shares. `mcc`: Matthews' correlation. `half`: none is chosen, it is 0.5."""
     target_error_rate: float
     """Largest share of wrong verdicts on validation that the abstention band leaves."""
+    robustness_videos: int
+    """Test videos of each fold that are scored again after perturbations; 0: none."""
 
     def __post_init__(self) -> None:
         require(self.bootstrap_samples >= 100, "bootstrap_samples is below 100")
         require(self.ece_bins >= 2, f"ece_bins is {self.ece_bins}, below 2")
+        require(self.robustness_videos >= 0, "robustness_videos is below 0")
         for name in ("confidence", "target_error_rate"):
             value = getattr(self, name)
             require(0 < value < 1, f"{name} is {value}, not between 0 and 1")

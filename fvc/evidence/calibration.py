@@ -18,10 +18,6 @@ Verdict = Literal["real", "fake", "uncertain"]
 TEMPERATURE_BOUNDS = (0.1, 10.0)
 """Beyond these the network is wrong, not miscalibrated."""
 
-LATER: Mapping[str, Any] = {"criterion": "macro_f1", "target_error_rate": None}
-"""Fields that a champion in service may have been registered without, when there was one criterion
-and the target was not stored with the model."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
@@ -37,9 +33,9 @@ class Calibration:
     """Above it the verdict is `fake`; at 1 it never is."""
     criterion: Criterion
     """By what the threshold was chosen, as `evaluate.threshold_criterion` has it."""
-    target_error_rate: float | None
+    target_error_rate: float
     """Largest share of wrong verdicts, of either side, that the band left on the validation
-    videos; None where that was not written down."""
+    videos."""
     num_real: int
     """Real validation videos that it was learned from."""
     num_fake: int
@@ -72,12 +68,11 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Calibration":
-        """What `as_dict` gave, of this version of the code or of one before `LATER`.
+        """What `as_dict` gave.
 
         Raises:
             ValueError: A field is missing, unknown, or out of range.
         """
-        fields = {**LATER, **fields}
         if fields.keys() != cls.__dataclass_fields__.keys():
             raise ValueError(f"fields {sorted(fields)} are not those of a calibration")
         return cls(**fields)

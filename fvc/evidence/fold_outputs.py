@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from fvc.errors import FvcError
+from fvc.evidence.metrics import Outcomes, measure
 from fvc.fold_videos import PARTS
 from fvc.records import PREDICTIONS, part_in
 from fvc.validation import validation_series
@@ -19,6 +20,9 @@ HISTORY_COLUMNS = (
     "validation/macro_f1",
 )
 """What `history.csv` has at least."""
+
+CHOSEN_LATER = ("coverage", "decided_accuracy", "ece")
+"""Measures of verdicts, and of bins, which a training knows nothing of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +81,9 @@ def read_history(source: Path, remedy: str) -> pl.DataFrame:
 def final_results(predictions: pl.DataFrame) -> dict[str, float]:
     """The `test/` metrics that the run of a fold ends with, at a probability of 0.5.
 
+    They go by the names of the cross-validation's; what needs a choice of `evaluate`, verdicts
+    and bins, it has alone.
+
     Args:
         predictions: The PREDICTIONS of the fold.
     """
@@ -84,5 +91,16 @@ def final_results(predictions: pl.DataFrame) -> dict[str, float]:
     is_fake = (tested["label"] == "fake").to_numpy()
     logits = tested["logit"].to_numpy()
     series = validation_series(logits, is_fake.astype(np.int64))
-    renamed = {name.replace("validation/", "test/"): value for name, value in series.items()}
-    return renamed | {"test/accuracy": float(((logits >= 0) == is_fake).mean())}
+    outcomes = Outcomes(
+        is_fake=is_fake,
+        probability=tested["probability_fake"].to_numpy(),
+        called_fake=logits >= 0,
+        decided=np.ones(tested.height, dtype=bool),
+        groups=tested["video_id"].to_numpy(),
+    )
+    measured = measure(outcomes, ece_bins=2)
+    kept = {name: value for name, value in measured.items() if name not in CHOSEN_LATER}
+    return {
+        **{name.replace("validation/", "test/"): value for name, value in series.items()},
+        **{f"test/{name}": value for name, value in kept.items() if value is not None},
+    }

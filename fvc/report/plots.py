@@ -1,4 +1,6 @@
-"""Pictures of the evidence: each function gives a Figure, `save` makes the file.
+"""Pictures of the evidence: each function gives a Figure, `save` and `drawing` the file.
+
+They are as wide as a phone is at the size of their letters, and legends stand below.
 
 Colours are Okabe and Ito's, which people with any kind of colour vision tell apart: blue
 is real, orange is fake, black is the model over all folds, grey is chance or a probe.
@@ -14,9 +16,9 @@ import matplotlib
 import numpy as np
 import polars as pl
 from jaxtyping import Int
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as reference
 
@@ -41,26 +43,30 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
-    "legend.frameon": True,
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.85,
+    "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    # Ids inside a drawing would be random, and letters would depend on the reader's fonts.
+    "svg.hashsalt": "fvc",
+    "svg.fonttype": "path",
 }
 
 DPI = 150
 
-PANELS = (
-    ("Loss", ("train/loss", "validation/loss")),
-    ("Validation ROC-AUC", ("validation/roc_auc",)),
-    ("Validation macro-F1", ("validation/macro_f1",)),
-)
-"""The learning curves: titles, and columns of `history.csv`."""
+WIDTH_IN = 4.4
 
-TRAINING: dict[str, Any] = {"linestyle": "--", "linewidth": 1.3}
-VALIDATION: dict[str, Any] = {"linestyle": "-", "linewidth": 1.6, "marker": "o", "markersize": 4}
+LOSSES: Mapping[str, dict[str, Any]] = {
+    "train/loss": {"label": "training", "color": CHANCE, "linestyle": "--"},
+    "validation/loss": {"label": "validation", "color": INK},
+}
+SCORES: Mapping[str, dict[str, Any]] = {
+    "validation/roc_auc": {"label": "ROC-AUC", "color": REAL},
+    "validation/macro_f1": {"label": "macro-F1", "color": FAKE, "linestyle": "-."},
+}
+MARKED: dict[str, Any] = {"linewidth": 1.6, "marker": "o", "markersize": 3.5}
+"""The two panels of a fold's learning curves: columns of `history.csv`, and their looks."""
 
 
 def png(figure: Figure) -> bytes:
@@ -77,17 +83,34 @@ def save(figure: Figure, target: Path) -> None:
         partial.write_bytes(png(figure))
 
 
+def drawing(figure: Figure) -> bytes:
+    """The figure as an SVG, sharp at any size; equal figures give equal bytes."""
+    target = BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
+    return target.getvalue()
+
+
+def words_of(figure: Figure) -> str:
+    """What a figure says in words and numbers, for those who cannot see it."""
+    titles = [axes.get_title("left") for axes in figure.axes]
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    legends = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    said = [text.replace("\n", ": ") for text in [*texts, *legends] if text]
+    return f"{', '.join(titles)}. {'; '.join(said)}".strip()
+
+
 def confusion_matrix(counts: Int[np.ndarray, "2 2"], title: str = "Confusion matrix") -> Figure:
     """Videos by label (rows: real, fake) and by what they were called, with row shares."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with _canvas(4.8, 4.4) as (figure, (axes,)):
+    with _canvas(WIDTH_IN, 4.0) as (figure, (axes,)):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, label in enumerate(("real", "fake")):
             for column in range(2):
                 share = float(shares[row, column])
                 text = f"{counts[row, column]}\n{share:.0%} of {label}"
                 colour = "white" if share > 0.7 else INK
-                axes.text(column, row, text, ha="center", va="center", color=colour, size=12)
+                axes.text(column, row, text, ha="center", va="center", color=colour, size=11)
         axes.set_xticks([0, 1], ["called real", "called fake"])
         axes.set_yticks([0, 1], ["real", "fake"])
         axes.tick_params(length=0)
@@ -122,7 +145,7 @@ def roc_curve(pooled: Outcomes, folds: Mapping[int, Outcomes]) -> Figure:
 
     What has one class only has no curve and is left out.
     """
-    with _canvas(5.2, 5.0) as (figure, (axes,)):
+    with _canvas(WIDTH_IN, 5.2) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color=CHANCE, linestyle=":", label="chance 0.50")
         for name, look, outcomes in _curves(pooled, folds):
             points = roc_points(outcomes)
@@ -130,22 +153,24 @@ def roc_curve(pooled: Outcomes, folds: Mapping[int, Outcomes]) -> Figure:
             axes.plot(*points.get_columns(), label=f"{name} {area:.2f}", **look)
         _unit_square(axes, "share of real videos called fake", "share of fakes called fake")
         axes.set_title("ROC curve")
-        axes.legend(loc="lower right", title="area under the curve", alignment="left")
+        _legend_below(figure, [axes], "area under the curve")
     return figure
 
 
 def pr_curve(pooled: Outcomes, folds: Mapping[int, Outcomes]) -> Figure:
     """Precision over recall of fakes; chance is the share of fakes."""
-    with _canvas(5.2, 5.0) as (figure, (axes,)):
+    with _canvas(WIDTH_IN, 5.2) as (figure, (axes,)):
         share = float(pooled.is_fake.mean())
         axes.axhline(share, color=CHANCE, linestyle=":", label=f"chance {share:.2f}")
         for name, look, outcomes in _curves(pooled, folds):
             points = pr_points(outcomes)
             area = reference.average_precision_score(outcomes.is_fake, outcomes.probability)
             axes.step(*points.get_columns(), where="pre", label=f"{name} {area:.2f}", **look)
-        _unit_square(axes, "recall: share of fakes called fake", "precision: fakes among those")
+        _unit_square(
+            axes, "recall: share of fakes called fake", "precision: share of these that is fake"
+        )
         axes.set_title("Precision and recall")
-        axes.legend(loc="lower left", title="average precision", alignment="left")
+        _legend_below(figure, [axes], "average precision")
     return figure
 
 
@@ -155,18 +180,22 @@ def reliability(outcomes: Outcomes, num_bins: int) -> Figure:
     numbers, counts = np.unique(bins, return_counts=True)
     claimed = [outcomes.probability[bins == number].mean() for number in numbers]
     found = [outcomes.is_fake[bins == number].mean() for number in numbers]
-    with _canvas(5.2, 5.0) as (figure, (axes,)):
+    with _canvas(WIDTH_IN, 5.2) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color=CHANCE, linestyle=":", label="perfectly calibrated")
         for label, colour, side in (("a fake video", FAKE, True), ("a real video", REAL, False)):
             values = outcomes.probability[outcomes.is_fake == side]
-            height = np.full(len(values), 1.04 if side else -0.04)
-            axes.plot(values, height, "|", color=colour, alpha=0.6, markersize=9, label=label)
+            # One line with gaps stays small where there are thousands of videos.
+            gaps = np.full(len(values), np.nan)
+            ends = np.array([1.02, 1.07]) if side else np.array([-0.07, -0.02])
+            across = np.stack([values, values, gaps], axis=1).ravel()
+            along = np.stack([np.full_like(gaps, ends[0]), np.full_like(gaps, ends[1]), gaps], 1)
+            axes.plot(across, along.ravel(), color=colour, alpha=0.6, linewidth=1, label=label)
         axes.plot(claimed, found, color=INK, linewidth=1.4)
         axes.scatter(claimed, found, s=30 + 120 * counts / counts.max(), color=INK, zorder=3)
         axes.plot([], [], "o", color=INK, label="a bin of videos")
         _unit_square(axes, "predicted probability of fake", "share that is fake")
         axes.set_title("Reliability")
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
+        _legend_below(figure, [axes])
         axes.set_ylim(-0.08, 1.08)
     return figure
 
@@ -200,8 +229,10 @@ def risk_coverage(outcomes: Outcomes) -> Figure:
     """Share of wrong answers when only the surest are given, and where the verdicts stand."""
     wrong = outcomes.is_fake != outcomes.called_fake
     points = risk_points(outcomes)
-    with _canvas(5.2, 4.2) as (figure, (axes,)):
-        axes.plot(points["coverage"], points["selective_risk"], color=INK, label="surest first")
+    with _canvas(WIDTH_IN, 5.2) as (figure, (axes,)):
+        axes.plot(
+            points["coverage"], points["selective_risk"], color=INK, label="by sureness alone"
+        )
         axes.axhline(float(wrong.mean()), color=CHANCE, linestyle=":", label="every video answered")
         if outcomes.decided.any():
             place = (outcomes.decided.mean(), wrong[outcomes.decided].mean())
@@ -211,35 +242,45 @@ def risk_coverage(outcomes: Outcomes) -> Figure:
         axes.set_xlabel("share of videos answered")
         axes.set_ylabel("share of answers that are wrong")
         axes.set_title("Risk and coverage")
-        axes.legend(loc="upper left")
+        _legend_below(figure, [axes])
     return figure
 
 
-def learning_curves(histories: Mapping[int, pl.DataFrame]) -> Figure:
-    """Each fold's loss and validation scores over its epochs; columns as in `history.csv`."""
-    with _canvas(10.4, 3.8, panels=len(PANELS)) as (figure, panels):
-        for axes, (title, names) in zip(panels, PANELS, strict=True):
-            for position, (fold, history) in enumerate(sorted(histories.items())):
-                colour = FOLD_COLOURS[position % len(FOLD_COLOURS)]
-                for name in names:
+def learning_curves(
+    histories: Mapping[int, pl.DataFrame], highest_loss: float | None = None
+) -> Figure:
+    """Each fold's losses and validation scores, a row per fold; columns as in `history.csv`.
+
+    Epochs are counted from 1, as the terminal does. With `highest_loss` the figures of
+    single folds have the same scale.
+    """
+    top = highest_loss_of(histories) if highest_loss is None else highest_loss
+    height_in = 0.6 + 2.3 * max(len(histories), 1)
+    with _canvas(WIDTH_IN, height_in, rows=max(len(histories), 1), columns=2) as (figure, panels):
+        pairs = zip(panels[::2], panels[1::2], strict=True)
+        rows = zip(pairs, sorted(histories.items()), strict=False)
+        for (losses, scores), (fold, history) in rows:
+            for axes, lines in ((losses, LOSSES), (scores, SCORES)):
+                for name, look in lines.items():
                     values = history[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-                    look = TRAINING if name.startswith("train/") else VALIDATION
-                    label = f"fold {fold}" if name == names[-1] else None
-                    axes.plot(
-                        history["epoch"].to_numpy(), values, color=colour, label=label, **look
-                    )
-            axes.set_title(title)
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        for axes in panels[1:]:
-            axes.set_ylim(-0.03, 1.03)
-            axes.axhline(0.5, color=CHANCE, linestyle=":", zorder=1)
-        handles, labels = panels[0].get_legend_handles_labels()
-        for label, look in (("training", TRAINING), ("validation", VALIDATION)):
-            handles.append(Line2D([], [], color=INK, **look))
-            labels.append(label)
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+                    axes.plot(history["epoch"].to_numpy() + 1, values, **MARKED, **look)
+                axes.set_xlabel("epoch")
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
+            losses.set_title(f"Fold {fold}: loss")
+            losses.set_ylim(0, 1.05 * top)
+            scores.set_title("Validation scores")
+            scores.set_ylim(-0.03, 1.03)
+            scores.axhline(0.5, color=CHANCE, linestyle=":", zorder=1)
+        _legend_below(figure, panels[:2])
     return figure
+
+
+def highest_loss_of(histories: Mapping[int, pl.DataFrame]) -> float:
+    """The highest loss of any fold, where a scale that suits all of them ends."""
+    columns = [history[name].cast(pl.Float64) for history in histories.values() for name in LOSSES]
+    known = [value for column in columns for value in column.to_list() if value is not None]
+    finite = [value for value in known if np.isfinite(value)]
+    return max(finite, default=0.0) or 1.0
 
 
 def forest(rows: Sequence[tuple[str, Estimate]], *, title: str, label: str) -> Figure:
@@ -308,11 +349,22 @@ def temporal_profile(
 
 @contextmanager
 def _canvas(
-    width_in: float, height_in: float, *, panels: int = 1
+    width_in: float, height_in: float, *, rows: int = 1, columns: int = 1
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
-        yield figure, list(figure.subplots(1, panels, squeeze=False)[0])
+        yield figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def _legend_below(figure: Figure, axes: Sequence[Axes], title: str | None = None) -> None:
+    """One legend of all panels, where it hides no curve, however the curves run."""
+    entries: dict[str, Artist] = {}
+    for panel in axes:
+        handles, labels = panel.get_legend_handles_labels()
+        entries.update(zip(labels, handles, strict=True))
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside lower center", ncols=2, title=title
+    )
 
 
 def _curves(

@@ -6,10 +6,18 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from fvc.evidence.metrics import Estimate
-from fvc.evidence.probes import Probe, beats_probes, best_probe
+from fvc.evidence.probes import Probe
 from fvc.evidence.slices import Slice
 from fvc.evidence.weighing import spread
-from fvc.report import Grid, Headline, Picture, Section
+from fvc.report import Grid, Picture, Section
+from fvc.report.wording import (
+    CALIBRATION_TERMS,
+    MEANINGS,
+    PROBE_MEANINGS,
+    estimate_text,
+    span_of,
+    value_text,
+)
 
 NAMES = {
     "roc_auc": "ROC-AUC",
@@ -41,15 +49,11 @@ PROBES = {
     "cascade": "cascade lookup",
     "shuffle": "label shuffle",
 }
-"""What each sees is said in `PROBES_SEE`."""
+"""What each sees is said in `wording.PROBE_MEANINGS`."""
 
 PROBES_SEE = (
-    "A probe is a simple classifier that sees one shortcut: how common a label is (majority); the "
-    "platform; what the file's header says (container and geometry: sizes, rates, codec); the "
-    "middle frame in 16 x 16 grey levels with its mean colour (scenery and logos, no motion); "
-    "where the clips are black (bars of a repost, and those of the letterbox, which tell the "
-    "picture's shape); the label of the same cascade in training. Probes are fitted and tested "
-    "on the same folds as the model, with intervals from the same resamples.",
+    "A probe is a simple classifier that sees one shortcut. Probes are fitted and tested on the "
+    "same folds as the model, with intervals from the same resamples.",
     "A model that is not above all of them has not been shown to see more than a shortcut. The "
     "cascade lookup has to be at chance, else folds share cascades; the label shuffle, trained "
     "on the header with labels in random order, shows what chance looks like here.",
@@ -80,48 +84,6 @@ LIMITS = (
     "Every number here is of videos whose near-duplicates the network had not seen. The locked "
     "test is not in this report: it is scored once, when a model is registered.",
 )
-
-
-def headline_of(
-    video: Mapping[str, Estimate],
-    cascade: Mapping[str, Estimate],
-    probes: Mapping[str, Probe],
-    num_leaks: int,
-) -> Headline:
-    """The verdict on the model, per video and weighted per cascade."""
-    beaten = beats_probes(video["roc_auc"], probes)
-    best = best_probe(probes)
-    statement = "The model beats every shortcut that was tried."
-    if not beaten:
-        statement = "The model is not shown to beat the shortcuts."
-    strongest = "none could be measured"
-    if best is not None:
-        strongest = f"{PROBES[best]}, ROC-AUC {_value(probes[best].roc_auc.value)}"
-    coverage, decided = video["coverage"], video["decided_accuracy"]
-    return Headline(
-        beats_probes=beaten,
-        statement=statement,
-        numbers=[
-            (f"{NAMES[name]} per {unit}", _value(found[name].value), _interval(found[name]))
-            for name in ("roc_auc", "macro_f1")
-            for unit, found in (("video", video), ("cascade", cascade))
-        ],
-        facts=[
-            (
-                "Does its interval lie above the best probe?",
-                f"{'Yes' if beaten else 'No'}; the best probe is {strongest}",
-            ),
-            (
-                "Is any cascade in two parts of the split?",
-                f"{'No' if num_leaks == 0 else 'Yes'}; the audit found {num_leaks} leaks",
-            ),
-            (
-                "How many videos get a verdict?",
-                f"{_percent(coverage.value)}; the others are uncertain",
-            ),
-            ("How many of these verdicts are right?", _percent(decided.value)),
-        ],
-    )
 
 
 def data_section(
@@ -205,7 +167,7 @@ def measures_section(
 ) -> Section:
     """Every measure, both ways of counting."""
     rows = [
-        (label, _with_interval(video[name]), _with_interval(cascade[name]))
+        (label, estimate_text(video[name]), estimate_text(cascade[name]))
         for name, label in NAMES.items()
     ]
     text = (
@@ -213,10 +175,10 @@ def measures_section(
         f"the {confidence:.0%} interval of a bootstrap over cascades. Temperature, threshold and "
         "abstention band of each fold come from its validation videos."
     )
+    meanings = {label: MEANINGS[name] for name, label in NAMES.items()}
     header = ("measure", "per video", "per cascade")
-    return Section(
-        title="All measures", text=[text], grids=[Grid(caption="", header=header, rows=rows)]
-    )
+    grid = Grid(caption="", header=header, rows=rows, meanings=meanings)
+    return Section(title="All measures", text=[text], terms=CALIBRATION_TERMS, grids=[grid])
 
 
 def folds_section(
@@ -230,9 +192,14 @@ def folds_section(
     for name, label in NAMES.items():
         values = [found[name] for found in measured.values()]
         cells = (*values, *spread(values)) if several else values
-        rows.append((label, *map(_value, cells)))
+        rows.append((label, *map(value_text, cells)))
     summary = ("mean", "deviation") if several else ()
     header = ("measure", *(f"fold {fold}" for fold in measured), *summary)
+    results = Grid(
+        caption="The test videos of each fold, called at the fold's own threshold",
+        header=header,
+        rows=rows,
+    )
     learned = Grid(
         caption="Learned from the validation videos of each fold",
         header=("", "temperature", "real below", "threshold", "fake above", "real", "fake"),
@@ -240,9 +207,9 @@ def folds_section(
             (
                 f"fold {fold}",
                 f"{found['temperature']:.2f}",
-                _value(found["abstain_low"]),
-                _value(found["threshold"]),
-                _value(found["abstain_high"]),
+                value_text(found["abstain_low"]),
+                value_text(found["threshold"]),
+                value_text(found["abstain_high"]),
                 f"{found['num_real']} videos",
                 f"{found['num_fake']} videos",
             )
@@ -255,45 +222,49 @@ def folds_section(
             "How much the result depends on which cascades are tested"
             + (". " if several else ", one division does not tell. ")
             + "Between the two ends of its band a fold answers uncertain; with 0 as lower end "
-            "it never answers real, with 1 as upper end never fake."
+            "it never answers real, with 1 as upper end never fake.",
+            "The run of a fold in MLflow gives test/accuracy and test/macro_f1 at a probability of "
+            "0.5, before calibration, so that all networks are called alike; the table may differ.",
         ],
         pictures=pictures,
-        grids=[Grid(caption="", header=header, rows=rows), learned],
+        grids=[results, learned],
     )
 
 
-def probes_section(
-    probes: Mapping[str, Probe], model: Mapping[str, Estimate], pictures: Sequence[Picture]
-) -> Section:
+def probes_section(probes: Mapping[str, Probe], model: Mapping[str, Estimate]) -> Section:
     """The model beside classifiers that see a shortcut each."""
-    rows = [("this model", _with_interval(model["roc_auc"]), _with_interval(model["accuracy"]))]
+    rows = [("this model", estimate_text(model["roc_auc"]), estimate_text(model["accuracy"]))]
     for name, label in PROBES.items():
         probe = probes[name]
-        rows.append((label, _with_interval(probe.roc_auc), _with_interval(probe.accuracy)))
+        rows.append((label, estimate_text(probe.roc_auc), estimate_text(probe.accuracy)))
     header = ("", "ROC-AUC", "accuracy")
-    grids = [Grid(caption="", header=header, rows=rows)]
-    return Section(title="Probes", text=PROBES_SEE, pictures=pictures, grids=grids)
+    meanings = {PROBES[name]: meaning for name, meaning in PROBE_MEANINGS.items()}
+    grids = [Grid(caption="", header=header, rows=rows, meanings=meanings)]
+    return Section(title="Probes", text=PROBES_SEE, grids=grids)
 
 
-def slices_section(slices: Sequence[Slice], pictures: Sequence[Picture]) -> Section:
+def slices_section(slices: Sequence[Slice]) -> Section:
     """The model on parts of the corpus; where it is worse than elsewhere comes first."""
     header = ("", "videos", "cascades", "fake", "ROC-AUC", "accuracy", "errors beyond the rest")
     grids = []
     for by, caption in PROPERTIES.items():
+        parts = [part for part in slices if part.by == by]
         rows = [
             (
                 part.name,
                 str(part.num_videos),
                 str(part.num_groups),
                 str(part.num_fake),
-                _with_interval(part.roc_auc),
-                _with_interval(part.accuracy),
+                estimate_text(part.roc_auc),
+                estimate_text(part.accuracy),
                 _excess(part),
             )
-            for part in slices
-            if part.by == by
+            for part in parts
         ]
-        grids.append(Grid(caption=caption, header=header, rows=rows))
+        spans = [span_of(part.roc_auc) for part in parts]
+        grids.append(
+            Grid(caption=caption, header=header, rows=rows, spans=spans, spans_title="ROC-AUC")
+        )
     text = [
         _worse_slices(slices),
         "Errors beyond the rest are the share of wrong calls in a slice less that among all other "
@@ -301,7 +272,7 @@ def slices_section(slices: Sequence[Slice], pictures: Sequence[Picture]) -> Sect
         "number of slices (Holm). Where there was no test, the reason stands instead. That "
         "nothing is shown of a small slice says little: its interval is wide.",
     ]
-    return Section(title="Slices", text=text, pictures=pictures, grids=grids)
+    return Section(title="Slices", text=text, grids=grids)
 
 
 def _excess(part: Slice) -> str:
@@ -326,26 +297,22 @@ def _worse_slices(slices: Sequence[Slice]) -> str:
     return f"The model is wrong more often than elsewhere on: {named}. {counted}."
 
 
+def runs_section(weights: Mapping[int, str]) -> Section:
+    """Where each fold's training is recorded, by the SHA-256 of its weights.
+
+    The page is the same whatever store it was tracked in, so it holds no run's id.
+    """
+    text = (
+        "The weights of a fold name the run that trained it. In the search box above MLflow's "
+        "list of runs: tags.`fvc.weights_sha256` = 'SHA-256'. The copy of this page that MLflow "
+        "keeps links to the runs (inside MLflow, hold Ctrl or Cmd and click); so does the "
+        "description of its run."
+    )
+    rows = [(f"fold {fold}", digest) for fold, digest in weights.items()]
+    grid = Grid(caption="", header=("", "SHA-256"), rows=rows, ends_in_code=True)
+    return Section(title="Runs in MLflow", text=[text], grids=[grid])
+
+
 def limits_section() -> Section:
     """What no number here can say."""
     return Section(title="Limits", text=LIMITS)
-
-
-def _value(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.0%}"
-
-
-def _interval(found: Estimate) -> str:
-    if found.low is None or found.high is None:
-        return found.reason or ""
-    return f"{found.low:.3f} to {found.high:.3f}"
-
-
-def _with_interval(found: Estimate) -> str:
-    if found.value is None:
-        return f"unknown: {found.reason}"
-    return f"{found.value:.3f} ({_interval(found)})"

@@ -4,20 +4,18 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
-from matplotlib.figure import Figure
 
 from fvc import report, tracking
-from fvc.config import EvaluateConfig, IndexConfig, Params, load_params
+from fvc.config import IndexConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.evidence.examples import explain_examples, numbers_of
 from fvc.evidence.fold_outputs import Fold, final_results, read_fold, read_history
-from fvc.evidence.metrics import (
-    confusion_matrix,
-)
 from fvc.evidence.pixel_probes import read_pixel_facts
+from fvc.evidence.rescoring import Subject, rescore
+from fvc.evidence.robustness import choose_videos, tracked, weigh_robustness
+from fvc.evidence.summary import headline_of, note_of, tracked_metrics
 from fvc.evidence.weighing import Evidence, metrics_of, out_of_fold, weigh
 from fvc.files import read_json, replacing, sha256_of_file, write_json
 from fvc.leakage import find_leaks
@@ -26,101 +24,18 @@ from fvc.networks import WEIGHTS
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD, PREDICTIONS, REJECTED
 from fvc.report import plots, sections
+from fvc.report.assembly import figures_of, headline_on_page, learning_of, page_of, write_figures
 from fvc.report.examples import examples_section, write_files
-
-CAPTIONS: Mapping[str, str] = {
-    "confusion_matrix": "Every tested video once, at the threshold of its fold.",
-    "roc": "How many fakes are found for how many false alarms.",
-    "pr": "How many alarms are fakes, for how many fakes found.",
-    "reliability": "Whether a probability of 0.8 means 80% fakes.",
-    "risk_coverage": "How the errors fall when the model may answer uncertain.",
-    "learning_curves": "Each fold over its epochs; the best one by validation is kept.",
-    "probes": "The model against simple classifiers that see a shortcut each.",
-    "slices": "The model on parts of the corpus.",
-}
-"""Every picture, with what the report says below it."""
-
-CURVES = ("confusion_matrix", "roc", "pr", "reliability", "risk_coverage")
-WIDE = ("learning_curves",)
+from fvc.report.robustness import CAPTION, robustness_figure, robustness_section
 
 MAX_LEAKS_LISTED = 20
-
-
-def figures_of(
-    evidence: Evidence, folds: Mapping[int, Fold], config: EvaluateConfig
-) -> dict[str, Figure]:
-    """Every picture by its file name without ending."""
-    histories = {number: fold.history for number, fold in folds.items()}
-    probes = [(label, evidence.probes[name].roc_auc) for name, label in sections.PROBES.items()]
-    interval = f"ROC-AUC with {config.confidence:.0%} interval"
-    return {
-        "confusion_matrix": plots.confusion_matrix(confusion_matrix(evidence.pooled)),
-        "roc": plots.roc_curve(evidence.pooled, evidence.tested),
-        "pr": plots.pr_curve(evidence.pooled, evidence.tested),
-        "reliability": plots.reliability(evidence.pooled, config.ece_bins),
-        "risk_coverage": plots.risk_coverage(evidence.pooled),
-        "learning_curves": plots.learning_curves(histories),
-        "probes": plots.forest(
-            [("this model", evidence.video["roc_auc"]), *probes],
-            title="The model and the probes",
-            label=interval,
-        ),
-        "slices": plots.forest(
-            [("all videos", evidence.video["roc_auc"])]
-            + [
-                (f"{part.by.replace('_', ' ')}: {part.name}", part.roc_auc)
-                for part in evidence.slices
-            ],
-            title="The model by slice",
-            label=interval,
-        ),
-    }
-
-
-def page_of(
-    evidence: Evidence,
-    pictures: Mapping[str, report.Picture],
-    data: report.Section,
-    examples: report.Section,
-    *,
-    confidence: float,
-    num_leaks: int,
-) -> str:
-    """The report."""
-    video, cascade, probes = evidence.video, evidence.cascade, evidence.probes
-    learned = {fold: found.as_dict() for fold, found in evidence.calibrations.items()}
-    curves = [pictures[name] for name in CURVES]
-    return report.render(
-        sections.headline_of(video, cascade, probes, num_leaks),
-        [
-            data,
-            sections.measures_section(video, cascade, confidence),
-            report.Section(title="Curves", pictures=curves),
-            sections.folds_section(evidence.measured, learned, [pictures["learning_curves"]]),
-            sections.slices_section(evidence.slices, [pictures["slices"]]),
-            sections.probes_section(probes, video, [pictures["probes"]]),
-            examples,
-            sections.limits_section(),
-        ],
-    )
-
-
-def write_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, report.Picture]:
-    """Save every picture, and hand it to the report."""
-    pictures = {}
-    for name, figure in figures.items():
-        target = folder / f"{name}.png"
-        plots.save(figure, target)
-        pictures[name] = report.Picture(
-            image=target.read_bytes(), caption=CAPTIONS[name], wide=name in WIDE
-        )
-    return pictures
 
 
 def run(
     params: Params,
     *,
     models: Path,
+    videos: Path,
     index: Path,
     index_summary: Path,
     rejected: Path,
@@ -128,6 +43,7 @@ def run(
     probes: Path,
     folds: Path,
     split: Path,
+    robustness: Path,
     evaluation: Path,
 ) -> None:
     """Read the folds' predictions, weigh them, write numbers, curves and the report.
@@ -139,41 +55,36 @@ def run(
     """
     divided_videos = FOLDS.read(folds)
     places = divided_videos.filter(part="fold").sort("video_id")
-    videos, divided = INDEX.read(index), read_json(split, "split")
+    indexed, divided = INDEX.read(index), read_json(split, "split")
     availability = read_json(index_summary, "index")["availability"]
-    if not set(places["video_id"]) <= set(videos["video_id"]):
+    if not set(places["video_id"]) <= set(indexed["video_id"]):
         raise FvcError(folds, "names videos that are not in the index", "Run 'dvc repro split'")
     trained = {number: read_fold(models, number, places) for number in params.split.folds}
-    num_leaks = count_leaks(divided_videos, videos, params.index, probes, folds)
-    seen = videos.join(read_pixel_facts(places["video_id"], clips), on="video_id")
+    num_leaks = count_leaks(divided_videos, indexed, params.index, probes, folds)
+    seen = indexed.join(read_pixel_facts(places["video_id"], clips), on="video_id")
     evidence = weigh(trained, seen, params.evaluate, params.seed)
+    weights = {n: sha256_of_file(weights_of(models, n)) for n in params.split.folds}
+    confidence = params.evaluate.confidence
     write_numbers(evidence, trained, num_leaks, evaluation)
     page = page_of(
         evidence,
         write_figures(figures_of(evidence, trained, params.evaluate), evaluation),
         sections.data_section(places, REJECTED.read(rejected), divided["locked"], availability),
-        explain(params, trained, evidence, videos, models=models, clips=clips, folder=evaluation),
-        confidence=params.evaluate.confidence,
-        num_leaks=num_leaks,
+        perturb(
+            *(params, trained, evidence, indexed),
+            models=models,
+            videos=videos,
+            kept=robustness,
+            folder=evaluation,
+        ),
+        explain(params, trained, evidence, indexed, models=models, clips=clips, folder=evaluation),
+        learning=learning_of(trained),
+        headline=headline_on_page(evidence, num_leaks, availability, confidence),
+        confidence=confidence,
+        weights=weights,
     )
     with replacing(evaluation / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
-
-
-def count_leaks(
-    folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig, probes: Path, source: Path
-) -> int:
-    """How many pairs the folds have in two parts that may not be apart; the first are named.
-
-    Raises:
-        FvcError: The folds do not divide the videos of the index.
-    """
-    try:
-        leaks = find_leaks(folds, index, config, matches=probes / KEPT_MATCHES)
-    except ValueError as error:
-        raise FvcError(source, str(error), "Run 'dvc repro split'") from error
-    sys.stderr.write("".join(f"evaluate: {leak}\n" for leak in leaks[:MAX_LEAKS_LISTED]))
-    return len(leaks)
 
 
 def explain(
@@ -206,6 +117,66 @@ def explain(
     return section
 
 
+def perturb(
+    params: Params,
+    trained: Mapping[int, Fold],
+    evidence: Evidence,
+    index: pl.DataFrame,
+    *,
+    models: Path,
+    videos: Path,
+    kept: Path,
+    folder: Path,
+) -> report.Section:
+    """Score perturbed test videos, write what came of it, and hand it to the report.
+
+    Raises:
+        FvcError: A video or a network is missing.
+    """
+    number = params.evaluate.robustness_videos
+    chosen = pl.concat(
+        [choose_videos(fold.part("test"), number, params.seed) for fold in trained.values()]
+    )
+    described = chosen.join(index.select("video_id", "path", "sha256"), on="video_id", how="left")
+    subjects = [
+        Subject(video_id, videos / path, sha256, fold)
+        for video_id, path, sha256, fold in described.select(
+            "video_id", "path", "sha256", "fold"
+        ).rows()
+    ]
+    found = weigh_robustness(
+        chosen,
+        rescore(subjects, models, params.clips, kept),
+        evidence.calibrations,
+        config=params.evaluate,
+        seed=params.seed,
+    )
+    write_json(folder / "robustness.json", found.as_dict())
+    write_csv(folder / "robustness.csv", found.points())
+    pictures = []
+    if found.effects:
+        target = folder / "robustness.png"
+        plots.save(robustness_figure(found), target)
+        pictures.append(report.Picture(image=target.read_bytes(), caption=CAPTION, wide=True))
+    return robustness_section(found, pictures)
+
+
+def count_leaks(
+    folds: pl.DataFrame, index: pl.DataFrame, config: IndexConfig, probes: Path, source: Path
+) -> int:
+    """How many pairs the folds have in two parts that may not be apart; the first are named.
+
+    Raises:
+        FvcError: The folds do not divide the videos of the index.
+    """
+    try:
+        leaks = find_leaks(folds, index, config, matches=probes / KEPT_MATCHES)
+    except ValueError as error:
+        raise FvcError(source, str(error), "Run 'dvc repro split'") from error
+    sys.stderr.write("".join(f"evaluate: {leak}\n" for leak in leaks[:MAX_LEAKS_LISTED]))
+    return len(leaks)
+
+
 def track(
     params: Params, *, models: Path, clips_summary: Path, folds: Path, evaluation: Path
 ) -> None:
@@ -218,63 +189,35 @@ def track(
     outputs = []
     for number in params.split.folds:
         folder = models / str(number)
-        if not (folder / WEIGHTS).is_file():
-            raise FvcError(folder / WEIGHTS, "is missing", f"Run 'dvc repro -f -s train@{number}'")
+        weights = weights_of(models, number)
         predictions = PREDICTIONS.read(folder / "predictions.parquet")
         history = read_history(folder / "history.csv", "Run 'dvc repro'").to_dicts()
         outputs.append(
             tracking.FoldOutputs(
                 fold=number,
-                weights_sha256=sha256_of_file(folder / WEIGHTS),
+                weights_sha256=sha256_of_file(weights),
                 history=[{k: v for k, v in row.items() if v is not None} for row in history],
                 results=final_results(predictions),
                 files=sorted(folder.iterdir()),
             )
         )
     metrics = read_json(evaluation / "metrics.json", "evaluate")
-    tracking.complete_cross_validation(
-        identity, outputs, tracked_metrics(metrics), evaluation, note_of(metrics)
+    shown = tracked_metrics(metrics) | tracked(
+        read_json(evaluation / "robustness.json", "evaluate")
     )
+    tracking.complete_cross_validation(identity, outputs, shown, evaluation, note_of(metrics))
 
 
-def headline_of(metrics: Mapping[str, Any]) -> dict[str, float | bool | None]:
-    """The few numbers that `dvc metrics show` and `dvc exp show` have room for."""
-    roc_auc = metrics["video"]["roc_auc"]
-    return {
-        "roc_auc": roc_auc["value"],
-        "roc_auc_low": roc_auc["low"],
-        "roc_auc_high": roc_auc["high"],
-        "macro_f1": metrics["video"]["macro_f1"]["value"],
-        "best_probe_roc_auc": metrics["best_probe_roc_auc"],
-        "beats_probes": metrics["beats_probes"],
-    }
+def weights_of(models: Path, number: int) -> Path:
+    """The weights of a fold.
 
-
-def note_of(metrics: Mapping[str, Any]) -> str:
-    """What the run's page says first, in Markdown."""
-    found = metrics["video"]["roc_auc"]
-    known = "unknown" if found["value"] is None else f"{found['value']:.3f}"
-    interval = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
-    beats = "beats" if metrics["beats_probes"] else "does **not** beat"
-    probe = f", {metrics['best_probe']}" if metrics["best_probe"] else ""
-    return (
-        f"Out-of-fold ROC-AUC **{known}**{interval}; it {beats} the best probe{probe}. "
-        "The evidence is in the artifact `report.html`."
-    )
-
-
-def tracked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What the cross-validation's run shows: the folds' names for the pooled values."""
-    values: dict[str, float | None] = {}
-    for name, found in metrics["video"].items():
-        values[f"test/{name}"] = found["value"]
-        values[f"test/{name}_low"], values[f"test/{name}_high"] = found["low"], found["high"]
-        values[f"test_by_cascade/{name}"] = metrics["cascade"][name]["value"]
-        values[f"test_over_folds/{name}_mean"] = metrics["folds"][name]["mean"]
-        values[f"test_over_folds/{name}_std"] = metrics["folds"][name]["std"]
-    for name, probe in metrics["probes"].items():
-        values[f"probes/{name}_roc_auc"] = probe["roc_auc"]["value"]
-    return {name: value for name, value in values.items() if value is not None}
+    Raises:
+        FvcError: They are missing.
+    """
+    weights = models / str(number) / WEIGHTS
+    if not weights.is_file():
+        raise FvcError(weights, "is missing", f"Run 'dvc repro -f -s train@{number}'")
+    return weights
 
 
 def write_numbers(
@@ -304,6 +247,7 @@ def main(argv: Sequence[str]) -> None:
     parser = ArgumentParser(prog="fvc evaluate", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--models", type=Path, required=True, help="read: one folder per fold")
+    parser.add_argument("--videos", type=Path, required=True, help="read: some are perturbed")
     parser.add_argument("--index", type=Path, required=True, help="read: one row per video")
     parser.add_argument("--index-summary", type=Path, required=True, help="read: its counts")
     parser.add_argument("--rejected", type=Path, required=True, help="read: unusable videos")
@@ -312,6 +256,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--clips-summary", type=Path, required=True, help="read: what was decoded")
     parser.add_argument("--folds", type=Path, required=True, help="read: who is tested where")
     parser.add_argument("--split", type=Path, required=True, help="read: its counts")
+    parser.add_argument(
+        "--robustness", type=Path, required=True, help="kept: scores of perturbed videos"
+    )
     parser.add_argument("--evaluation", type=Path, required=True, help="written: the evidence")
     parser.add_argument(
         "--only-track", action="store_true", help="log what was written before, compute nothing"
@@ -322,6 +269,7 @@ def main(argv: Sequence[str]) -> None:
         run(
             params,
             models=args.models,
+            videos=args.videos,
             index=args.index,
             index_summary=args.index_summary,
             rejected=args.rejected,
@@ -329,6 +277,7 @@ def main(argv: Sequence[str]) -> None:
             probes=args.probes,
             folds=args.folds,
             split=args.split,
+            robustness=args.robustness,
             evaluation=args.evaluation,
         )
     track(

@@ -15,7 +15,7 @@ from uuid import uuid4
 import mlflow
 import polars as pl
 from mlflow.data.polars_dataset import from_polars
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.git_utils import get_git_commit
@@ -30,12 +30,15 @@ from fvc.config import AS_WRITTEN, Params, flat
 from fvc.errors import Stopped
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
 from fvc.tracking.changes import changed_params, named_after
+from fvc.tracking.notes import FOLD_NOTE, linked_files, note_with_links, run_route, ui_address
 from fvc.tracking.store import (
     PARENT_VARIABLE,
     connect,
     experiment_id,
+    experiment_of,
     find_runs,
     given_parent,
+    may_go_on,
     working_copy,
 )
 
@@ -244,7 +247,7 @@ def _own_run(
         attempt = waiting.pop("attempt", None)
         same = attempt is not None and waiting == place
         found = find_runs(client, {"fvc.attempt": attempt}) if same else []
-        if found and _may_go_on(client, found[0], parent):
+        if found and may_go_on(client, found[0], parent):
             if parent:
                 client.set_tag(found[0].info.run_id, MLFLOW_PARENT_RUN_ID, parent)
             return found[0].info.run_id
@@ -252,18 +255,6 @@ def _own_run(
     attempt = uuid4().hex
     write_json(note, {"attempt": attempt, **place})
     return _new_run(client, identity, fold, parent, {"fvc.attempt": attempt})
-
-
-def _experiment_of(client: MlflowClient, parent: str | None) -> str:
-    return client.get_run(parent).info.experiment_id if parent else experiment_id(client)
-
-
-def _may_go_on(client: MlflowClient, run: Run, parent: str | None) -> bool:
-    """Whether a run is where the parent is, and was not finished below another one."""
-    beside = run.info.experiment_id == _experiment_of(client, parent)
-    elsewhere = run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent
-    finished = run.info.status == "FINISHED"
-    return beside and not (finished and elsewhere)
 
 
 def _new_run(
@@ -276,7 +267,7 @@ def _new_run(
     above = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
     own = resolve_tags({**above, MLFLOW_SOURCE_NAME: "fvc train", **tags})
     name = named_after(f"fold {fold}", changed_params(identity.params))
-    experiment = _experiment_of(client, parent)
+    experiment = experiment_of(client, parent)
     return client.create_run(experiment, tags=own, run_name=name).info.run_id
 
 
@@ -284,11 +275,8 @@ def _describe(client: MlflowClient, run_id: str, identity: Identity, fold: int) 
     log_params(client, run_id, {**identity.flat_params(), "fold": fold})
     kind = {"fvc.kind": "fold", "fvc.fold": str(fold)}
     _set_tags(client, run_id, {**identity.tags(), **git_commit(), **kind})
-
-
-def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    for key, value in tags.items():
-        client.set_tag(run_id, key, value)
+    if MLFLOW_RUN_NOTE not in client.get_run(run_id).data.tags:
+        client.set_tag(run_id, MLFLOW_RUN_NOTE, FOLD_NOTE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,7 +302,9 @@ def complete_cross_validation(
 
     A fold's run is known by the digest of its weights. One is missing after
     outputs were restored from a cache or remote, or in a fresh store; it is
-    rebuilt from the outputs and tagged `fvc.restored`.
+    rebuilt from the outputs and tagged `fvc.restored`. The run's copies of pages
+    link to the runs of the folds, and so does its note; the files themselves hold
+    no ids.
 
     Args:
         identity: Of the cross-validation.
@@ -325,22 +315,31 @@ def complete_cross_validation(
     """
     client = connect()
     parent = cross_validation_run(client, identity)
-    for fold in outputs:
-        known = {"fvc.weights_sha256": fold.weights_sha256, MLFLOW_PARENT_RUN_ID: parent}
-        found = find_runs(client, known)
-        if not any(run.info.status == "FINISHED" for run in found):
-            begun = [run.info.run_id for run in found if "fvc.restored" in run.data.tags]
-            _restore(client, parent, identity, fold, begun)
+    trained = {fold.fold: _fold_run(client, parent, identity, fold) for fold in outputs}
     run = OpenRun(client, parent)
+    routes = {fold: run_route(experiment_of(client, own), own) for fold, own in trained.items()}
     log_params(client, parent, identity.flat_params())
     run.log_results(results)
     run.set_tag("fvc.evaluate", json.dumps(asdict(identity.params.evaluate)))
-    run.set_tag(MLFLOW_RUN_NOTE, note)
-    for source in sorted(path for path in evidence.rglob("*") if path.is_file()):
-        folder = source.parent.relative_to(evidence).as_posix()
-        run.log_file(source, None if folder == "." else folder)
+    run.set_tag(MLFLOW_RUN_NOTE, note_with_links(note, routes))
+    base = ui_address(mlflow.get_tracking_uri())
+    addresses = {fold.weights_sha256: f"{base}/{routes[fold.fold]}" for fold in outputs}
+    with TemporaryDirectory() as scratch:
+        for source, folder in linked_files(evidence, addresses, Path(scratch)):
+            run.log_file(source, folder)
     if parent != os.environ.get(PARENT_VARIABLE):
         client.set_terminated(parent)
+
+
+def _fold_run(client: MlflowClient, parent: str, identity: Identity, fold: FoldOutputs) -> str:
+    """The finished run of a fold below the parent, the oldest of several; rebuilt if missing."""
+    known = {"fvc.weights_sha256": fold.weights_sha256, MLFLOW_PARENT_RUN_ID: parent}
+    found = find_runs(client, known)
+    finished = [run.info.run_id for run in found if run.info.status == "FINISHED"]
+    if finished:
+        return finished[0]
+    begun = [run.info.run_id for run in found if "fvc.restored" in run.data.tags]
+    return _restore(client, parent, identity, fold, begun)
 
 
 def _restore(
@@ -349,7 +348,7 @@ def _restore(
     identity: Identity,
     fold: FoldOutputs,
     begun: Sequence[str],
-) -> None:
+) -> str:
     """Rebuild a run, going on with one that an earlier attempt has begun."""
     tags = {"fvc.restored": "true", "fvc.weights_sha256": fold.weights_sha256}
     run_id = begun[0] if begun else _new_run(client, identity, fold.fold, parent, tags)
@@ -360,6 +359,7 @@ def _restore(
     for source in fold.files:
         run.log_file(source)
     client.set_terminated(run_id)
+    return run_id
 
 
 def trained_by(client: MlflowClient, weights_sha256: str) -> str | None:
@@ -367,6 +367,11 @@ def trained_by(client: MlflowClient, weights_sha256: str) -> str | None:
     found = find_runs(client, {"fvc.weights_sha256": weights_sha256, "fvc.kind": "fold"})
     finished = [run for run in found if run.info.status == "FINISHED"]
     return finished[0].info.run_id if finished else None
+
+
+def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:

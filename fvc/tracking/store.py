@@ -8,6 +8,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from fvc.errors import FvcError
 
@@ -114,3 +115,16 @@ def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
     experiments = [found.experiment_id for found in client.search_experiments()]
     clauses = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     return list(client.search_runs(experiments, clauses, order_by=["attributes.start_time ASC"]))
+
+
+def experiment_of(client: MlflowClient, parent: str | None) -> str:
+    """The experiment of a parent, or the one of new runs that have none."""
+    return client.get_run(parent).info.experiment_id if parent else experiment_id(client)
+
+
+def may_go_on(client: MlflowClient, run: Run, parent: str | None) -> bool:
+    """Whether a run is where the parent is, and was not finished below another one."""
+    beside = run.info.experiment_id == experiment_of(client, parent)
+    elsewhere = run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent
+    finished = run.info.status == "FINISHED"
+    return beside and not (finished and elsewhere)

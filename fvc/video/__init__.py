@@ -1,11 +1,12 @@
 """The only door to the decoder: what a video is, and the pixels of chosen frames."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BufferedIOBase
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from av.container import InputContainer
@@ -32,16 +33,27 @@ __all__ = [
     "PIXELS_VERSION",
     "REASONS",
     "Clips",
+    "Excerpt",
     "OutOfMemoryError",
     "VideoError",
     "VideoInfo",
     "probe",
     "read_clips",
+    "read_excerpt",
     "read_frames",
 ]
 
 PIXELS_VERSION = 2
 """To be raised when `read_clips` would give other pixels: stored clips are made anew."""
+
+
+LEAST_SIDE_PX = 16
+"""Of the frames of an excerpt: a macroblock, the least that every encoder takes."""
+
+Result = TypeVar("Result")
+Images = list[picture.Image]
+Frames = Iterator[tuple[int, picture.Image]]
+"""Frames by their number in the video, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,18 @@ class Clips:
     """Start and end of each clip, in seconds from the first frame."""
     decoded_in_sequence: str | None
     """Why the whole video was decoded, where frames could not be picked by its packets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """Some frames of a video, as large as it is displayed."""
+
+    numbers: Sequence[int]
+    """Which they are, from 0 and rising."""
+    times_s: Sequence[float]
+    """When each appears, from the first frame of the video on; one more, for its end."""
+    frames: Iterator[picture.Image]
+    """RGB and upright, all of one size with even sides; decoded when they are asked for."""
 
 
 def probe(source: Path | BufferedIOBase) -> VideoInfo:
@@ -130,10 +154,7 @@ def read_clips(source: Path | BufferedIOBase, config: ClipsConfig) -> Clips:
 
     def choose(times: Timeline, reach: Reach | None) -> list[int]:
         views[:] = views_of(length_of(times.boundaries), times.tick_s, config)
-        parts = parts_of(views, config.num_frames)
-        if config.sampling == "segment" and reach is not None:
-            return cheapest_frames(times.boundaries, parts, reach).tolist()
-        return central_frames(times.boundaries, parts).tolist()
+        return _chosen(times, reach, views, config)
 
     fitting = _Fitting(config)
     times, images, excuse = _take(source, choose, fitting.begin)
@@ -142,6 +163,83 @@ def read_clips(source: Path | BufferedIOBase, config: ClipsConfig) -> Clips:
         place[...] = image.transpose(2, 0, 1)
     pixels = pixels.reshape(len(views), config.num_frames, *pixels.shape[1:])
     return Clips(pixels, fitting.content, times.in_seconds(views), excuse)
+
+
+def read_excerpt(
+    source: Path | BufferedIOBase,
+    config: ClipsConfig | None,
+    around: int,
+    use: Callable[[Excerpt], Result],
+) -> Result:
+    """Call `use` with the frames that `read_clips` takes, and with what is around each.
+
+    The first and the last frame are there, too, so that a video of these
+    frames at these times is as long as the whole one, and `read_clips` takes
+    the same of it.
+
+    Args:
+        source: The video.
+        config: What a clip is; None gives every frame.
+        around: So many frames before each that is taken, and so many after it.
+        use: Called a second time, with all frames from the first one on, where
+            frames turn out not to be where the packets say.
+
+    Raises:
+        VideoError: It cannot be used.
+    """
+
+    def choose(times: Timeline, reach: Reach | None) -> list[int]:
+        if config is None:
+            return list(range(times.num_frames))
+        taken = np.unique(
+            _chosen(
+                times, reach, views_of(length_of(times.boundaries), times.tick_s, config), config
+            )
+        )
+        near = taken[:, None] + np.arange(-around, around + 1)
+        last = times.num_frames - 1
+        return np.unique(np.append(np.clip(near, 0, last), np.array([0, last]))).tolist()
+
+    def hand_on(times: Timeline, numbers: list[int], frames: Frames) -> Result:
+        starts = times.boundaries[[*numbers, times.num_frames]] - times.boundaries[0]
+        shown_s = [float(int(start) * times.tick_s) for start in starts]
+        return use(Excerpt(numbers, shown_s, _in_order(frames)))
+
+    return _stream(source, choose, _at_full_size, hand_on)[0]
+
+
+def _in_order(frames: Frames) -> Iterator[picture.Image]:
+    before = -1
+    for number, image in frames:
+        if number <= before:
+            raise PlanFailedError(f"frame {number} comes out after frame {before}")
+        before = number
+        yield image
+
+
+def _at_full_size() -> decoding.Convert:
+    """As displayed, but for a pixel where a side is odd; all as the first one is."""
+    viewer = picture.Viewer()
+    shape: list[int] = []
+
+    def convert(frame: VideoFrame, stream: VideoStream) -> picture.Image:
+        aspect = _pixel_aspect(stream)
+        if not shape:
+            width, height = viewer.displayed_size(frame, aspect)
+            shape[:] = [max(side + side % 2, LEAST_SIDE_PX) for side in (height, width)]
+        return viewer.letterboxed(frame, aspect, (shape[0], shape[1]))
+
+    return convert
+
+
+def _chosen(
+    times: Timeline, reach: Reach | None, views: Sequence[Span], config: ClipsConfig
+) -> list[int]:
+    """The frames of the clips, one clip after the other."""
+    parts = parts_of(views, config.num_frames)
+    if config.sampling == "segment" and reach is not None:
+        return cheapest_frames(times.boundaries, parts, reach).tolist()
+    return central_frames(times.boundaries, parts).tolist()
 
 
 class _Fitting:
@@ -204,7 +302,26 @@ def _take(
     choose: Callable[[Timeline, Reach | None], list[int]],
     begin: Callable[[], decoding.Convert],
 ) -> tuple[Timeline, list[picture.Image], str | None]:
-    """Convert the chosen frames, by the shortest way that gives them for certain."""
+    """Convert the chosen frames, all at once in memory."""
+
+    def collect(times: Timeline, numbers: list[int], frames: Frames) -> tuple[Timeline, Images]:
+        images = dict(frames)
+        return times, [images[number] for number in numbers]
+
+    (times, images), excuse = _stream(source, choose, begin, collect)
+    return times, images, excuse
+
+
+def _stream(
+    source: Path | BufferedIOBase,
+    choose: Callable[[Timeline, Reach | None], list[int]],
+    begin: Callable[[], decoding.Convert],
+    use: Callable[[Timeline, list[int], Frames], Result],
+) -> tuple[Result, str | None]:
+    """Convert the chosen frames while `use` asks, by the shortest way that gives them for certain.
+
+    Where that is found not to be certain after all, `use` is called again and starts anew.
+    """
     with ExitStack() as still_open:
         container, stream = still_open.enter_context(decoding.opened(source))
         packets, clock = decoding.scan(container, stream)
@@ -216,16 +333,23 @@ def _take(
                 still_open.close()
                 container, stream = still_open.enter_context(decoding.opened(source))
             try:
-                images = decoding.take_planned(container, stream, packets, numbers, begin())
-                return times, [images[number] for number in numbers], None
+                planned = decoding.take_planned(container, stream, packets, numbers, begin())
+                return use(times, numbers, planned), None
             except PlanFailedError as failure:
                 excuse = str(failure)
     times = decoding.frame_timeline(source, clock)
     numbers = choose(times, None)
-    images = decoding.take_in_sequence(source, numbers, begin())
-    if lost := set(numbers) - images.keys():
+    frames = decoding.take_in_sequence(source, numbers, begin())
+    return use(times, numbers, _complete(frames, numbers)), excuse
+
+
+def _complete(frames: Frames, numbers: Sequence[int]) -> Frames:
+    lost = set(numbers)
+    for number, image in frames:
+        lost.discard(number)
+        yield number, image
+    if lost:
         raise VideoError("undecodable", f"{len(lost)} frames come out only at times")
-    return times, [images[number] for number in numbers], excuse
 
 
 def _pixel_aspect(stream: VideoStream) -> float:

@@ -155,8 +155,8 @@ def take_planned(
     packets: Packets,
     numbers: Sequence[int],
     convert: Convert,
-) -> dict[int, Image]:
-    """Convert frames by their numbers, decoding no more than they need.
+) -> Iterator[tuple[int, Image]]:
+    """Convert frames by their numbers, as they come, decoding no more than they need.
 
     Args:
         container: The video, just opened, or scanned if it `goes_back`.
@@ -172,35 +172,32 @@ def take_planned(
     number_at = dict(zip(packets.pts[targets].tolist(), numbers, strict=True))
     runs = packets_to_send(packets, targets.tolist())
     starts = {int(packets.pts[run.start]) for run in runs}
-    images: dict[int, Image] = {}
     for frame in _decode_runs(container, stream, packets, runs, {*targets.tolist()}):
         # From a frame wrongly listed as a key frame, some decoders go on in grey.
         if frame.pts in starts and not frame.key_frame:
             raise PlanFailedError("a frame listed as key frame is none")
-        number = number_at.get(frame.pts)
-        if number is None or number in images:
+        number = number_at.pop(frame.pts, None)
+        if number is None:
             continue
         if frame.is_corrupt:
             raise PlanFailedError(f"frame {number} comes out damaged")
-        images[number] = convert(frame, stream)
-    if len(images) < len(number_at):
-        raise PlanFailedError(f"{len(number_at) - len(images)} frames do not come out")
-    return images
+        yield number, convert(frame, stream)
+    if number_at:
+        raise PlanFailedError(f"{len(number_at)} frames do not come out")
 
 
 def take_in_sequence(
     source: Path | BufferedIOBase, numbers: Sequence[int], convert: Convert
-) -> dict[int, Image]:
-    """Convert frames by their numbers, decoding all up to the last of them."""
+) -> Iterator[tuple[int, Image]]:
+    """Convert frames by their numbers, as they come, decoding all up to the last of them."""
     wanted = set(numbers)
-    images: dict[int, Image] = {}
     with opened(source) as (container, stream):
         for number, frame in enumerate(decode(container, stream)):
             if number in wanted:
-                images[number] = convert(frame, stream)
-            if len(images) == len(wanted):
+                wanted.remove(number)
+                yield number, convert(frame, stream)
+            if not wanted:
                 break
-    return images
 
 
 def decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:

@@ -1,0 +1,127 @@
+"""Finished cross-validations, by id, by name or by a model that came out of one."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+import polars as pl
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import get_model_name_and_version
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from fvc.errors import FvcError
+from fvc.records import OUT_OF_FOLD
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+SCORES = "out_of_fold.csv"
+"""The artifact with what the cross-validation said of each tested video."""
+
+LIST = "Look at 'mlflow ui' for the runs that there are"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossValidation:
+    """What the run of a finished cross-validation holds."""
+
+    run_id: str
+    name: str
+    params: Mapping[str, str]
+    """By dotted names, as MLflow shows them."""
+    tags: Mapping[str, str]
+    out_of_fold: pl.DataFrame
+    """The OUT_OF_FOLD table."""
+
+
+def read_cross_validation(client: MlflowClient, which: str) -> CrossValidation:
+    """Read one from the store.
+
+    Args:
+        client: Of the store.
+        which: A run's id or name, the name of DVC's experiment, or the URI of a registered
+            version: `models:/fvc/3`.
+
+    Raises:
+        FvcError: There is none of that name, or several; it is no cross-validation, or
+            none that `evaluate` has completed.
+    """
+    run = _cross_validation_run(client, _found(client, which), which)
+    try:
+        with TemporaryDirectory() as scratch:
+            local = mlflow.artifacts.download_artifacts(
+                run_id=run.info.run_id, artifact_path=SCORES, dst_path=scratch
+            )
+            table = OUT_OF_FOLD.read(Path(local))
+    except FvcError as error:
+        cause = f"its {SCORES} {error.args[1]}"
+        raise FvcError(which, cause, "Evaluate it anew with 'dvc repro -f -s evaluate'") from error
+    except (MlflowException, OSError) as error:
+        cause = f"has no {SCORES}; its run is {run.info.status}"
+        remedy = "Let 'dvc repro' finish, or name a cross-validation that was evaluated"
+        raise FvcError(which, cause, remedy) from error
+    return CrossValidation(
+        run_id=run.info.run_id,
+        name=run.info.run_name or run.info.run_id,
+        params={name.removeprefix("fvc."): value for name, value in _own_last(run).items()},
+        tags=dict(run.data.tags),
+        out_of_fold=table,
+    )
+
+
+def _own_last(run: Run) -> dict[str, str]:
+    """Parameters, those last that stand for one that `mlflow run` left to params.yaml."""
+    return dict(sorted(run.data.params.items(), key=lambda item: item[0].startswith("fvc.")))
+
+
+def _found(client: MlflowClient, which: str) -> Run:
+    """The run of that id or name, or the one that trained a registered version."""
+    try:
+        if which.startswith("models:/"):
+            name, number = get_model_name_and_version(client, which)  # type: ignore[no-untyped-call]
+            return client.get_run(client.get_model_version(name, number).run_id or "")
+        if RUN_ID.fullmatch(which):
+            return client.get_run(which)
+    except MlflowException as error:
+        cause = f"is not in {mlflow.get_tracking_uri()} ({' '.join(str(error).split())})"
+        raise FvcError(which, cause, LIST) from error
+    # A run's name goes on with what its experiment changed.
+    named = _with(client, "attributes.run_name", which)
+    named = named or _with(client, "tags.`fvc.experiment`", which)
+    # The children of a cross-validation may be called as it is.
+    above = [run for run in named if run.data.tags.get("fvc.kind") == "cross-validation"] or named
+    if not above:
+        raise FvcError(which, f"names no run in {mlflow.get_tracking_uri()}", LIST)
+    if len(above) > 1:
+        ids = ", ".join(run.info.run_id for run in above)
+        raise FvcError(which, f"names {len(above)} runs ({ids})", "Give the id of one of them")
+    return above[0]
+
+
+def _with(client: MlflowClient, field: str, value: str) -> list[Run]:
+    """The runs of all experiments with this value; none for one with both kinds of quotes."""
+    quote = '"' if "'" in value else "'"
+    if quote in value:
+        return []
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    return list(client.search_runs(experiments, f"{field} = {quote}{value}{quote}"))
+
+
+def _cross_validation_run(client: MlflowClient, run: Run, which: str) -> Run:
+    """The run itself, or the one above the fold that a version was trained in."""
+    kind, parent = run.data.tags.get("fvc.kind"), run.data.tags.get(MLFLOW_PARENT_RUN_ID)
+    if run.info.lifecycle_stage != "active":
+        remedy = f"Run 'mlflow runs restore --run-id {run.info.run_id}'"
+        raise FvcError(which, "was deleted", remedy)
+    if kind == "cross-validation":
+        return run
+    if kind == "fold" and parent and which.startswith("models:/"):
+        return client.get_run(parent)
+    if kind == "fold":
+        remedy = f"Name its cross-validation, {parent}" if parent else "Name a cross-validation"
+        cause = f"is the run of fold {run.data.tags.get('fvc.fold')}, which tests a part alone"
+        raise FvcError(which, cause, remedy)
+    raise FvcError(which, "is no run of a cross-validation", "Name one that 'dvc repro' made")
