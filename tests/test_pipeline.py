@@ -124,7 +124,7 @@ DOORS = {
     "_zipdecrypter": {"archives/reading.py"},
     "multiprocessing": {"pool.py"},
     "mlflow": {
-        *("tracking/__init__.py", "tracking/store.py"),
+        *("tracking/__init__.py", "tracking/store.py", "tracking/registry.py"),
         *("serving.py", "served_model.py", "stages/register.py"),
     },
 }
