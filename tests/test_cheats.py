@@ -275,4 +275,4 @@ def test_a_model_that_reads_black_bars_is_reached_by_their_probe(tmp_path: Path)
     refused = cheat.decision(champion=True)
     assert (refused.promotion, refused.beats_probes) == ("refused", False)
     assert f"'{metrics['best_probe']}'" in refused.reasons[1]
-    assert "not shown to beat the shortcuts" in page_of(tmp_path)
+    assert "not shown to beat" in page_of(tmp_path)
