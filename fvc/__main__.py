@@ -33,6 +33,9 @@ Such a stage has --runs, below which these folders lie."""
 MADE_BEFORE = ("extract", "index", "split", "clips", "augment")
 """Sections that earlier stages have read, into files that a stage with --set reads as they are."""
 
+TAKES_TURNS: Mapping[str, str] = {"rollback": "register"}
+"""Commands that change what a stage changes, and never do so at the same time."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a known error, 2 for wrong usage."""
@@ -64,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, flags: list[str]) -> int:
     started = time.monotonic()
     process.end_with_parent()
-    planned = stage_commands(PIPELINE).get(command)
+    pipeline = stage_commands(PIPELINE)
+    planned, locked = pipeline.get(command), TAKES_TURNS.get(command, command)
     helps = "-h" in flags or "--help" in flags
     filled = [] if planned is None else planned_flags(command, planned, flags)
     fold = [number for number in _fold(flags) if number.isdecimal()]
@@ -73,10 +77,10 @@ def _run(command: str, flags: list[str]) -> int:
     name = "@".join([command, *fold])
     apart = None if planned is None or helps else folder_apart(command, filled, flags)
     filled += flags_apart(command, apart / "".join(fold)) if apart else []
-    lock = "@".join([name, *project_run, *([apart.name] if apart else [])])
+    lock = "@".join([locked, *fold, *project_run, *([apart.name] if apart else [])])
     # Processes that torchrun started do one piece of work together, and the first one holds it.
     speaks = process.is_first_rank()
-    alone = planned is not None and not helps and speaks
+    alone = locked in pipeline and not helps and speaks
     with process.only_one(lock, LOCKS) if alone else nullcontext():
         importlib.import_module(f"fvc.stages.{command}").main([*filled, *flags])
     if planned is not None and speaks:

@@ -220,10 +220,14 @@ def _begin_model(name: str, run_id: str, tags: Mapping[str, str]) -> str:
     """Make an empty logged model in the experiment of its run, and give its id.
 
     Left to itself, MLflow takes the experiment `Default`, whose files lie in
-    whatever folder the store was first opened from.
+    whatever folder the store was first opened from. What a stopped attempt with
+    the same tags left there is deleted.
     """
     client = MlflowClient()
     run = client.get_run(run_id)
+    same = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    for left in client.search_logged_models([run.info.experiment_id], same):
+        client.delete_logged_model(left.model_id)
     model = client.create_logged_model(
         run.info.experiment_id,
         name=name,

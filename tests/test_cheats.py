@@ -5,7 +5,7 @@ see what a cheat would see, and everything from there on is what the pipeline ru
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from test_evaluate import Corpus, described, quick_params
 from fvc.clip_files import load_clips, save_clips
 from fvc.errors import FvcError
 from fvc.evidence.fold_outputs import HISTORY_COLUMNS
-from fvc.evidence.promotion import Decision, decide
+from fvc.evidence.promotion import Decision, Opponent, decide
 from fvc.files import read_json, write_json
 from fvc.fold_videos import LABELS
+from fvc.networks import WEIGHTS
 from fvc.records import FOLDS, INDEX, PREDICTIONS, REJECTED, part_in
 from fvc.report import Section, assembly
 from fvc.stages import evaluate, register, split
@@ -105,6 +106,7 @@ class Cheat:
             )
             folder = self.root / "models" / str(fold)
             PREDICTIONS.write(folder / "predictions.parquet", rows)
+            (folder / WEIGHTS).touch()
             history = {name: [0.7] for name in HISTORY_COLUMNS}
             pl.DataFrame({**history, "epoch": [1]}).write_csv(folder / "history.csv")
 
@@ -114,9 +116,11 @@ class Cheat:
 
     def decision(self, *, champion: bool) -> Decision:
         """What the gate says, with a champion in service that the locked test finds no better."""
-        served = ModelVersion("fvc", "1", creation_timestamp=0) if champion else None
-        gain = 0.1 if champion else None
-        return decide(register.evidence_of(self.root / "evaluation", served, gain))
+        metrics = read_json(self.root / "evaluation" / "metrics.json", "evaluate")
+        own = ModelVersion("fvc", "2", creation_timestamp=0)
+        served = Opponent(name="version 1", gain_high=0.1, unknown=None, perhaps_seen=0)
+        opponent = served if champion else None
+        return decide(replace(register.evidence_of(metrics, own), opponent=opponent))
 
 
 def make(root: Path, *, bars_tell: bool = False, motion_tells: bool = False) -> Cheat:
@@ -271,4 +275,4 @@ def test_a_model_that_reads_black_bars_is_reached_by_their_probe(tmp_path: Path)
     refused = cheat.decision(champion=True)
     assert (refused.promotion, refused.beats_probes) == ("refused", False)
     assert f"'{metrics['best_probe']}'" in refused.reasons[1]
-    assert "not shown to beat the shortcuts" in page_of(tmp_path)
+    assert "not shown to beat" in page_of(tmp_path)

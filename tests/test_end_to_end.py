@@ -157,7 +157,7 @@ def test_the_locked_test_stays_with_the_registered_version(clone: Clone) -> None
         scored = pl.read_parquet(clone.folder / f"work/models/{fold}/predictions.parquet")
         assert not locked & set(scored["video_id"]), "a fold has seen the locked test"
     version = clone.store.get_model_version_by_alias("fvc", "champion")
-    assert version.tags["fvc.evidence.promotion"] == "unopposed"
+    assert version.tags["fvc.promotion"] == "unopposed"
     assert version.tags["fvc.beats_probes"] in ("true", "false")
     assert (version.description or "").startswith("#")
 

@@ -126,6 +126,7 @@ DOORS = {
     "multiprocessing": {"pool.py"},
     "mlflow": {
         *("tracking/__init__.py", "tracking/store.py", "tracking/finished.py"),
+        "tracking/registry.py",
         *("serving.py", "served_model.py", "stages/register.py"),
     },
 }

@@ -2,136 +2,30 @@ import json
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from source_tree import ROOT
-from torch import nn
+from registering import Corpus, one_layer
 
-from fvc import networks, serving, tracking
+from fvc import networks, serving
 from fvc.clip_files import save_clips
-from fvc.config import Params, load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
-from fvc.evidence.calibration import Calibration
-from fvc.files import read_json, sha256_of_file, write_json
-from fvc.networks import build_network, save_network
-from fvc.protocol import folds_sha256
-from fvc.records import FOLDS, PREDICTIONS
-from fvc.stages import register
-
-CALIBRATION = Calibration(
-    temperature=1.0,
-    threshold=0.5,
-    abstain_low=0.4,
-    abstain_high=0.6,
-    criterion="macro_f1",
-    target_error_rate=0.1,
-    num_real=4,
-    num_fake=4,
-)
-
-
-class Corpus:
-    """Two trained folds and their evidence; sixteen locked videos, of which fakes are brighter."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        params = load_params(ROOT / "params.yaml")
-        self.params: Params = replace(
-            params,
-            clips=replace(params.clips, num_frames=4, side_px=16),
-            split=replace(params.split, folds=(0, 1)),
-            evaluate=replace(params.evaluate, bootstrap_samples=100),
-        )
-        rows: list[dict[str, object]] = []
-        generator = np.random.default_rng(0)
-        for number in range(16):
-            video_id, fake = f"youtube_{number:02}", number % 2
-            pixels = generator.integers(0, 100, (1, 4, 3, 16, 16)) + 120 * fake
-            save_clips(root / "clips" / f"{video_id}.pt", pixels.astype(np.uint8), "key")
-            row = {"video_id": video_id, "group": f"g{number}", "part": "locked"}
-            rows.append({**row, "label": ("real", "fake")[fake], "fold": None, "validates": []})
-        FOLDS.write(root / "folds.parquet", FOLDS.frame(rows))
-        write_json(root / "clips.json", {"data_sha256": "d" * 64})
-
-    def add_network(self, fold: int, *, brightness: float, ranks_validation: bool) -> None:
-        """A network whose logit is the brightness of the clip times a factor."""
-        torch.manual_seed(fold)
-        network = build_network(self.params.model, self.params.clips)
-        for parameter in network.parameters():
-            nn.init.zeros_(parameter)
-        nn.init.constant_(network.features.weight, brightness)  # type: ignore[arg-type]
-        nn.init.ones_(network.classifier.weight)
-        folder = self.root / "models" / str(fold)
-        save_network(network, folder, self.params.model, self.params.clips)
-        rows: list[dict[str, object]] = [
-            {
-                "video_id": f"facebook_{number}",
-                "fold": fold,
-                "part": "validation",
-                "label": ("real", "fake")[number % 2],
-                "probability_fake": 0.5,
-                "logit": float(number % 2) if ranks_validation else 0.0,
-                "num_clips": 1,
-            }
-            for number in range(4)
-        ]
-        PREDICTIONS.write(folder / "predictions.parquet", PREDICTIONS.frame(rows))
-
-    def add_evidence(self, *, low: float = 0.8, probe: float = 0.7) -> None:
-        scores = {"value": 0.9, "low": low, "high": 0.95}
-        metrics = {"video": {"roc_auc": scores, "macro_f1": scores}, "leaks": 0}
-        evaluation = self.root / "evaluation"
-        probes = {"best_probe": "container", "best_probe_roc_auc": probe}
-        write_json(evaluation / "metrics.json", metrics | probes)
-        calibrations = {str(fold): CALIBRATION.as_dict() for fold in (0, 1)}
-        write_json(evaluation / "calibration.json", calibrations)
-
-    def register(self) -> dict[str, Any]:
-        paths = {
-            "models": self.root / "models",
-            "evaluation": self.root / "evaluation",
-            "clips": self.root / "clips",
-            "clips_summary": self.root / "clips.json",
-            "folds": self.root / "folds.parquet",
-            "summary": self.root / "registered.json",
-        }
-        self.track()
-        register.run(self.params, **paths)
-        decided: dict[str, Any] = read_json(paths["summary"], "register")
-        return decided
-
-    def track(self) -> None:
-        """What evaluate does: runs for the folds, below one for the cross-validation."""
-        identity = tracking.Identity(
-            params=self.params,
-            data_sha256="d" * 64,
-            folds_sha256=folds_sha256(FOLDS.read(self.root / "folds.parquet")),
-        )
-        outputs = [
-            tracking.FoldOutputs(
-                fold=fold,
-                weights_sha256=sha256_of_file(folder / "weights.safetensors"),
-                history=[],
-                results={"test/roc_auc": 0.5},
-                files=[],
-            )
-            for fold in (0, 1)
-            for folder in [self.root / "models" / str(fold)]
-        ]
-        tracking.complete_cross_validation(identity, outputs, {}, self.root / "evaluation", "")
+from fvc.evidence import locked
+from fvc.files import read_json, write_json
+from fvc.records import FOLDS
+from fvc.stages import register, rollback
+from fvc.tracking import registry
 
 
 @pytest.fixture
 def corpus(tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     del store
-    monkeypatch.setitem(networks.FEATURES, "r3d_18", lambda _: nn.Conv3d(3, 512, 3))
+    monkeypatch.setitem(networks.FEATURES, "r3d_18", one_layer)
     corpus = Corpus(tmp_path)
     corpus.add_network(0, brightness=0.001, ranks_validation=False)
     corpus.add_network(1, brightness=0.001, ranks_validation=True)
@@ -153,9 +47,13 @@ def test_the_best_fold_by_validation_becomes_the_first_champion(
     assert "version" not in json.dumps(decided), "a version number differs from run to run"
     champion = aliased(store, "champion")
     assert champion.version == aliased(store, "challenger").version
-    assert champion.tags["fvc.evidence.promotion"] == "unopposed"
+    assert champion.tags["fvc.promotion"] == "unopposed"
     assert champion.tags["fvc.beats_probes"] == "true"
     assert "became champion because none was in service" in (champion.description or "")
+    for name in ("data", "folds", "params", "weights"):
+        assert len(champion.tags[f"fvc.{name}_sha256"]) == 64
+    with pytest.raises(MlflowException, match="alias previous not found"):
+        aliased(store, "previous")
 
     def again() -> tuple[bytes, int]:
         corpus.register()
@@ -191,6 +89,16 @@ def test_a_worse_candidate_challenges_and_is_refused(corpus: Corpus, store: Mlfl
     assert decided["locked"]["roc_auc"]["value"] == 0
     assert aliased(store, "champion").version == first
     assert aliased(store, "challenger").version != first
+    assert registry.version_of(store, "previous") is None
+
+
+def test_leaks_are_refused_even_where_no_champion_is(corpus: Corpus, store: MlflowClient) -> None:
+    corpus.add_evidence(leaks=3)
+    decided = corpus.register()
+    assert decided["promotion"] == "refused"
+    assert "The audit found 3 leaks." in decided["reasons"]
+    assert registry.version_of(store, "champion") is None
+    assert str(aliased(store, "challenger").version) == "1"
 
 
 def test_a_candidate_that_does_not_beat_the_probes_is_refused(
@@ -206,6 +114,46 @@ def test_a_candidate_that_does_not_beat_the_probes_is_refused(
     corpus.add_evidence()
     assert corpus.register()["promotion"] == "won"
     assert aliased(store, "champion").version != first
+    assert aliased(store, "previous").version == first, "nobody knows who served before"
+
+
+def lock(corpus: Corpus, videos: range) -> None:
+    """Let some of the videos be the locked test."""
+    table = FOLDS.read(corpus.root / "folds.parquet")
+    inside = pl.col("video_id").is_in([f"youtube_{number:02}" for number in videos])
+    part = pl.when(inside).then(pl.lit("locked")).otherwise(pl.lit("fold"))
+    FOLDS.write(corpus.root / "folds.parquet", table.with_columns(part=part))
+
+
+def test_readings_of_the_locked_test_are_counted(corpus: Corpus, store: MlflowClient) -> None:
+    assert corpus.register()["locked_readings"] == 1
+    assert corpus.register()["locked_readings"] == 1, "a version that is found reads nothing"
+    corpus.add_network(1, brightness=0.002, ranks_validation=True)
+    assert corpus.register()["locked_readings"] == 2
+    second = aliased(store, "challenger")
+    assert second.tags["fvc.locked_readings"] == "2"
+    assert "read **2 times** so far" in (second.description or "")
+    lock(corpus, range(12))
+    corpus.add_network(1, brightness=0.003, ranks_validation=True)
+    assert corpus.register()["locked_readings"] == 2, "another locked test; the champion read it"
+
+
+@pytest.mark.usefixtures("store")
+def test_the_champions_stored_scores_are_used(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("the champion was scored again")
+
+    corpus.register()
+    monkeypatch.setattr(locked, "load_registered", refuse)
+    corpus.add_network(1, brightness=0.002, ranks_validation=True)
+    # Other clips of the same videos: each network has seen them as it does.
+    for file in (corpus.root / "clips").iterdir():
+        save_clips(file, np.zeros((1, 4, 3, 16, 16), np.uint8), "another key")
+    decided = corpus.register()
+    assert decided["promotion"] == "refused"
+    assert "is worse than version 1" in " ".join(decided["reasons"])
 
 
 def test_a_corrected_label_is_another_locked_test(corpus: Corpus, store: MlflowClient) -> None:
@@ -217,29 +165,49 @@ def test_a_corrected_label_is_another_locked_test(corpus: Corpus, store: MlflowC
         table.with_columns(label=corrected.otherwise(pl.col("label"))),
     )
     decided = corpus.register()
-    assert decided["promotion"] == "won", "the opponent is scored anew, on the same videos"
+    assert decided["promotion"] == "won", "the opponent is measured anew, on the same videos"
     assert len(store.search_model_versions("name = 'fvc'")) == 2
 
 
-def test_a_champion_whose_scores_were_stored_with_other_columns_is_scored_anew(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def log_older(candidate: register.Candidate, locked: pl.DataFrame, *rest: Any) -> str:
-        return log(candidate, locked.drop("clips_key"), *rest)
-
-    log = register.log_candidate
-    with monkeypatch.context() as patch:
-        patch.setattr(register, "log_candidate", log_older)
-        corpus.register()
+def test_on_another_locked_test_both_are_scored_anew(corpus: Corpus) -> None:
+    lock(corpus, range(12))
+    corpus.register()
+    lock(corpus, range(16))
     corpus.add_network(1, brightness=-0.001, ranks_validation=True)
     decided = corpus.register()
     assert decided["promotion"] == "refused"
-    assert "is worse than" in " ".join(decided["reasons"])
+    assert "is worse than version 1: the interval" in decided["reasons"][-1]
+    assert "Of these videos, 4 were not locked when version 1 was" in decided["reasons"][-1]
+    assert decided["locked_readings"] == 2
 
 
-def test_a_champion_of_an_older_version_of_the_code_blocks_nothing(
-    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+def see_otherwise(corpus: Corpus, side_px: int) -> None:
+    """Other clips for the networks to come, of other videos: all are dark."""
+    corpus.params = replace(corpus.params, clips=replace(corpus.params.clips, side_px=side_px))
+    for file in (corpus.root / "clips").iterdir():
+        save_clips(file, np.zeros((1, 4, 3, side_px, side_px), np.uint8), "another key")
+    corpus.add_network(1, brightness=0.002, ranks_validation=True)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_champion_that_sees_other_clips_is_scored_on_what_it_sees(
+    corpus: Corpus, damaged: bool
 ) -> None:
+    lock(corpus, range(12))
+    corpus.register()
+    lock(corpus, range(16))
+    see_otherwise(corpus, 24)
+    if damaged:
+        (corpus.root / "videos" / "youtube_03.mp4").write_bytes(b"no video")
+    decided = corpus.register()
+    assert decided["promotion"] == "refused"
+    said = "video youtube_03 cannot be decoded so" if damaged else "is worse than version 1"
+    assert said in decided["reasons"][-1], "the champion was shown the candidate's clips"
+
+
+def forget_settings(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register as an older version of the code did, which had fewer settings."""
+
     def write_older(settings: serving.Settings, folder: Path) -> None:
         write(settings, folder)
         for name in ("serving.json", "network.json"):
@@ -252,17 +220,71 @@ def test_a_champion_of_an_older_version_of_the_code_blocks_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(serving.Settings, "write", write_older)
         corpus.register()
-    first = aliased(store, "champion").version
-    video = corpus.root / "clips" / "youtube_00.pt"
-    save_clips(video, np.zeros((1, 4, 3, 16, 16), np.uint8), "key of another version")
+
+
+def test_a_champion_of_an_older_version_of_the_code_blocks_nothing(
+    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_settings(corpus, monkeypatch)
+    corpus.add_network(1, brightness=0.002, ranks_validation=True)
+    assert corpus.register()["promotion"] == "won", "its scores are known, its network not needed"
+    assert str(aliased(store, "previous").version) == "1"
+
+
+def test_why_a_champion_cannot_be_compared_is_said(
+    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_settings(corpus, monkeypatch)
+    lock(corpus, range(12))
     corpus.add_network(1, brightness=0.002, ranks_validation=True)
     decided = corpus.register()
     assert decided["promotion"] == "refused"
-    assert "cannot see these clips" in " ".join(decided["reasons"])
-    assert aliased(store, "champion").version == first
+    assert "is unknown: its network is of another version of this code" in decided["reasons"][-1]
+    assert str(aliased(store, "champion").version) == "1"
+    store.delete_registered_model_alias("fvc", "champion")
+    assert corpus.register()["promotion"] == "unopposed", "the remedy that is named does not work"
+    assert str(aliased(store, "champion").version) == "2"
 
 
-@pytest.mark.parametrize("killed_in", ["champion_of", "describe", "move_aliases"])
+def two_champions(corpus: Corpus) -> None:
+    """The second has replaced the first."""
+    corpus.register()
+    corpus.add_network(1, brightness=0.002, ranks_validation=True)
+    assert corpus.register()["promotion"] == "won"
+
+
+def in_service(store: MlflowClient) -> list[str]:
+    return [str(aliased(store, alias).version) for alias in ("champion", "previous", "challenger")]
+
+
+def test_a_rollback_survives_the_next_registration(corpus: Corpus, store: MlflowClient) -> None:
+    two_champions(corpus)
+    summary = (corpus.root / "registered.json").read_bytes()
+    assert in_service(store) == ["2", "1", "2"]
+    rollback.run()
+    corpus.register()
+    assert in_service(store) == ["1", "2", "2"], "what a person undid was done again"
+    assert (corpus.root / "registered.json").read_bytes() == summary
+    corpus.add_evidence(low=0.85)
+    decided = corpus.register()
+    assert decided["promotion"] == "refused"
+    assert "out of service by 'fvc rollback'" in " ".join(decided["reasons"])
+    assert in_service(store) == ["1", "2", "2"]
+
+
+def test_a_champion_whose_evidence_has_changed_stays_and_says_so(
+    corpus: Corpus, store: MlflowClient
+) -> None:
+    two_champions(corpus)
+    corpus.add_evidence(low=0.6)
+    decided = corpus.register()
+    assert (decided["promotion"], decided["beats_probes"]) == ("won", False)
+    assert "It is champion already" in decided["reasons"][-1]
+    assert in_service(store) == ["2", "1", "2"]
+    assert "does **not** beat" in (aliased(store, "champion").description or "")
+
+
+@pytest.mark.parametrize("killed_in", ["settle", "describe", "write_json"])
 def test_killed_after_registering_it_goes_on_with_the_same_version(
     corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
@@ -283,25 +305,19 @@ def test_a_candidate_without_a_run_is_refused(corpus: Corpus) -> None:
     corpus.register()
     corpus.add_network(1, brightness=0.003, ranks_validation=True)
     with pytest.raises(FvcError, match="its run is not in the MLflow store"):
-        register.run(
-            corpus.params,
-            models=corpus.root / "models",
-            evaluation=corpus.root / "evaluation",
-            clips=corpus.root / "clips",
-            clips_summary=corpus.root / "clips.json",
-            folds=corpus.root / "folds.parquet",
-            summary=corpus.root / "registered.json",
-        )
+        corpus.only_register()
 
 
-def test_locked_scores_are_of_the_locked_videos_alone(corpus: Corpus) -> None:
-    network = networks.load_network(corpus.root / "models" / "1")
-    table = FOLDS.read(corpus.root / "folds.parquet")
-    videos = register.locked_videos(table, corpus.root / "clips")
-    locked = register.score_locked(network, videos, corpus.root / "clips")
-    assert locked["video_id"].to_list() == sorted(table["video_id"])
-    logits = dict(zip(locked["video_id"], locked["logit"], strict=True))
-    fakes = {video for video, label in table.select("video_id", "label").rows() if label == "fake"}
-    assert min(logits[video] for video in fakes) > max(
-        logit for video, logit in logits.items() if video not in fakes
-    )
+def test_what_a_stopped_registration_left_is_removed(
+    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "_create_model_version", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            corpus.register()
+    corpus.register()
+    run = store.get_run(str(aliased(store, "champion").run_id))
+    assert len(store.search_logged_models([run.info.experiment_id])) == 1

@@ -15,6 +15,7 @@ from fvc.annotations import read_annotations, ties
 from fvc.config import SplitConfig, load_params
 from fvc.errors import FvcError
 from fvc.evidence.fold_outputs import HISTORY_COLUMNS, read_fold
+from fvc.evidence.locked import locked_videos
 from fvc.fold_videos import videos_of_fold
 from fvc.groups import connected
 from fvc.leakage import find_leaks
@@ -158,7 +159,8 @@ def test_every_reader_takes_a_single_division(tmp_path: Path) -> None:
         name: parts[name] for name in ("train", "validation", "test")
     }
     assert training_videos(folds) == parts["train"]
-    assert sorted(register.locked_videos(folds, tmp_path)["video_id"]) == parts["locked"]
+    index = folds.select("video_id", sha256=pl.lit("0"))
+    assert locked_videos(folds, index, tmp_path)["video_id"].to_list() == parts["locked"]
     assert count(folds, SINGLE.folds)["folds"][0]["train"]["groups"] == len(
         set(folds.filter(pl.col("video_id").is_in(parts["train"]))["group"])
     )

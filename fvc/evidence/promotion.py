@@ -1,10 +1,26 @@
-"""Whether a candidate may become champion: the gate, and the card that says what it is."""
+"""Whether a candidate may become champion: the gate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from fvc.files import sha256_of
+
 Promotion = Literal["unopposed", "won", "refused"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opponent:
+    """The champion in service, beside the candidate on the locked test."""
+
+    name: str
+    """What reasons call it."""
+    gain_high: float | None
+    """Upper end of the interval of the candidate's ROC-AUC minus the opponent's."""
+    unknown: str | None
+    """Why there is no such interval; None where there is one."""
+    perhaps_seen: int
+    """Videos of this locked test that were not locked when the opponent was trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,11 +35,15 @@ class Evidence:
     """The best of the simple classifiers that see one shortcut each; None where none could be
     scored."""
     best_probe_roc_auc: float | None
-    opponent: str | None
+    withdrawn: bool
+    """A person took this very version out of service."""
+    opponent: Opponent | None
     """The champion in service, if there is one."""
-    gain_high: float | None
-    """Upper end of the interval of the candidate's ROC-AUC minus the opponent's, on the
-    locked test; None where there is no opponent or the difference is undefined."""
+
+    @property
+    def own_sha256(self) -> str:
+        """Of what evaluation found, whoever is in service: with this, a decision stands."""
+        return sha256_of({**asdict(self), "opponent": None, "withdrawn": None})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +65,7 @@ class Decision:
         return {
             "unopposed": "became champion because none was in service",
             "won": "passed the gate and replaced the champion",
-            "refused": "did not pass the gate; the champion stays",
+            "refused": "did not pass the gate and is not in service",
         }[self.promotion]
 
     @classmethod
@@ -58,25 +78,48 @@ def decide(evidence: Evidence) -> Decision:
     """Let the candidate replace the champion only if every clause holds.
 
     The clauses: the audit found no leak; the lower end of the ROC-AUC's
-    interval lies above the best probe; the champion in service is not
-    significantly better on the locked test. Where no champion is in service,
-    the first candidate with a clean audit becomes one, whatever it scores.
+    interval lies above the best probe; no person took this version out of
+    service; the champion in service is not significantly better on the locked
+    test. Where no champion is in service, the first candidate with a clean
+    audit becomes one, whatever it scores.
     """
+    clean, beats, reasons = _own_clauses(evidence)
+    if evidence.withdrawn:
+        reasons.append(
+            "This version was taken out of service by 'fvc rollback', which alone brings it back."
+        )
+    promotion: Promotion
+    if evidence.opponent is None:
+        passed, promotion = clean, "unopposed"
+        reasons.append("No champion was in service.")
+    else:
+        gain_high = evidence.opponent.gain_high
+        worse = gain_high is None or gain_high < 0
+        passed, promotion = clean and beats and not worse, "won"
+        reasons.append(_opponent_reason(evidence.opponent))
+    if not passed or evidence.withdrawn:
+        promotion = "refused"
+    return Decision(promotion=promotion, beats_probes=beats, reasons=tuple(reasons))
+
+
+def stay(decision: Decision, evidence: Evidence) -> Decision:
+    """What is said of the champion after its own evidence has changed: it stays.
+
+    The gate is at the entrance; who is in may be worse than was thought, which
+    the reasons then say, and is for people to act on.
+    """
+    _, beats, reasons = _own_clauses(evidence)
+    reasons.append("It is champion already; a better candidate or 'fvc rollback' replaces it.")
+    return Decision(promotion=decision.promotion, beats_probes=beats, reasons=tuple(reasons))
+
+
+def _own_clauses(evidence: Evidence) -> tuple[bool, bool, list[str]]:
+    """Whether the audit is clean, whether it beats the probes, and a sentence on each."""
     clean = evidence.leaks == 0
     low, probe = evidence.roc_auc_low, evidence.best_probe_roc_auc
     beats = low is not None and probe is not None and low > probe
-    reasons = [
-        "The leakage audit is clean." if clean else f"The audit found {evidence.leaks} leaks.",
-        _probe_reason(evidence, beats),
-    ]
-    if evidence.opponent is None:
-        promotion: Promotion = "unopposed" if clean else "refused"
-        reasons.append("No champion was in service.")
-    else:
-        worse = evidence.gain_high is None or evidence.gain_high < 0
-        reasons.append(_opponent_reason(evidence, worse))
-        promotion = "won" if clean and beats and not worse else "refused"
-    return Decision(promotion=promotion, beats_probes=beats, reasons=tuple(reasons))
+    audit = "The leakage audit is clean." if clean else f"The audit found {evidence.leaks} leaks."
+    return clean, beats, [audit, _probe_reason(evidence, beats)]
 
 
 def _probe_reason(evidence: Evidence, beats: bool) -> str:
@@ -92,61 +135,18 @@ def _probe_reason(evidence: Evidence, beats: bool) -> str:
     )
 
 
-def _opponent_reason(evidence: Evidence, worse: bool) -> str:
-    if evidence.gain_high is None:
+def _opponent_reason(opponent: Opponent) -> str:
+    name = opponent.name
+    if opponent.gain_high is None:
         return (
-            f"The difference to {evidence.opponent} on the locked test is undefined, or it cannot "
-            "see these clips; to retire it, delete the alias 'champion' and run 'dvc repro -f -s "
-            "register'."
+            f"The difference to {name} on the locked test is unknown: {opponent.unknown}. To "
+            f"retire {name}, delete the alias 'champion' and run 'dvc repro -f -s register'."
         )
-    verb = "is worse than" if worse else "is not worse than"
-    high = f"the interval of the difference ends at {evidence.gain_high:+.3f}"
-    return f"On the locked test the candidate {verb} {evidence.opponent}: {high}."
-
-
-def model_card(
-    decision: Decision,
-    *,
-    headline: str,
-    locked: str,
-    data: dict[str, str],
-) -> str:
-    """The description of a registered version, in Markdown; it opens with what to beware of.
-
-    Args:
-        decision: Of the gate.
-        headline: Out-of-fold scores with intervals, in a line.
-        locked: Scores on the locked test, in a line.
-        data: Name and value of what identifies data, folds and parameters.
-    """
-    beats = "beats" if decision.beats_probes else "does **not** beat"
-    rows = "\n".join(f"| {name} | `{value}` |" for name, value in data.items())
-    return f"""# fvc: is this video real?
-
-This version {decision.outcome}. It {beats} the probes, simple classifiers that
-see one shortcut each: the platform, the file's header, a single frame, black bars, the cascade.
-
-{chr(10).join(f"- {reason}" for reason in decision.reasons)}
-
-## Scores
-
-- Out of fold: {headline}
-- Locked test, scored once for this version: {locked}
-
-## Use
-
-It takes the bytes of a video and answers `real`, `fake` or `uncertain`. It helps a person who
-checks footage; it replaces none. Many fakes are authentic footage with a false claim, and pixels
-cannot see that. Footage unlike that of the training corpus may be scored wrongly with confidence.
-
-## Protocol
-
-Groups of near-duplicates are never divided between training and test. Temperature, threshold and
-the band of `uncertain` were chosen on validation videos alone.
-
-## Data
-
-| | |
-|---|---|
-{rows}
-"""
+    verb = "is worse than" if opponent.gain_high < 0 else "is not worse than"
+    high = f"the interval of the difference ends at {opponent.gain_high:+.3f}"
+    seen = (
+        f" Of these videos, {opponent.perhaps_seen} were not locked when {name} was trained: it "
+        "may have learnt from them, which favours it."
+    )
+    said = f"On the locked test the candidate {verb} {name}: {high}."
+    return said + (seen if opponent.perhaps_seen else "")

@@ -3,40 +3,40 @@
 import json
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import mlflow
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from fvc import serving, tracking
-from fvc.clip_files import read_key
 from fvc.config import Params, load_params
 from fvc.errors import FvcError
-from fvc.evidence.calibration import Calibration, judge
-from fvc.evidence.metrics import Outcomes, estimate
+from fvc.evidence import locked
+from fvc.evidence.calibration import Calibration
+from fvc.evidence.metrics import Estimate, Outcomes, estimate
 from fvc.evidence.paired import paired
-from fvc.evidence.promotion import Decision, Evidence, decide, model_card
+from fvc.evidence.promotion import Decision, Evidence, Opponent, decide, stay
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
-from fvc.fold_videos import LABELS, video_clips
-from fvc.networks import WEIGHTS, ClipClassifier, load_network, read_description
-from fvc.predict import probability_fake, video_logits
+from fvc.fold_videos import LABELS
+from fvc.networks import WEIGHTS, load_network, read_description
 from fvc.protocol import folds_sha256
-from fvc.records import FOLDS, PREDICTIONS
+from fvc.records import FOLDS, INDEX, PREDICTIONS
+from fvc.report.model_card import Facts, Measured, model_card
 from fvc.seeding import generator_for
+from fvc.tracking import registry
 from fvc.tracking.store import connect
 from fvc.validation import validation_series
 
-NAME = "fvc"
 LOCKED = "locked.parquet"
+WEIGHED = "fvc.weighed"
+"""Tag of a version whose aliases have moved: what it was weighed with. There, a decision stands."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ class Candidate:
     """Its weights and description."""
     calibration: Calibration
     videos: pl.DataFrame
-    """The locked test: `video_id`, `label`, `group` and the key of the clips."""
+    """The locked test, as `locked_videos` gives it."""
 
     @property
     def weights_sha256(self) -> str:
@@ -58,7 +58,25 @@ class Candidate:
     @property
     def key(self) -> str:
         """Equal for equal candidates: a second registration finds the first one's version."""
-        return sha256_of([self.weights_sha256, self.calibration.as_dict(), self.videos.rows()])
+        rows = self.videos.select("video_id", "label", "group", "clips_key").rows()
+        return sha256_of([self.weights_sha256, self.calibration.as_dict(), rows])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """All that there is to say about a candidate, whoever is in service."""
+
+    candidate: Candidate
+    places: locked.Places
+    metrics: Mapping[str, Any]
+    """What evaluate found."""
+    slices: Sequence[Mapping[str, Any]]
+    """Where it found what."""
+    identity: tracking.Identity
+
+    def outcomes(self, logits: Float[np.ndarray, "V"], calibration: Calibration) -> Outcomes:
+        """Calibrated verdicts on the locked test."""
+        return locked.outcomes_of(self.candidate.videos, logits, calibration)
 
 
 def best_fold(models: Path, folds: Sequence[int]) -> int:
@@ -78,119 +96,64 @@ def best_fold(models: Path, folds: Sequence[int]) -> int:
     return max(folds, key=lambda fold: (score(fold), -fold))
 
 
-def locked_videos(folds: pl.DataFrame, clips: Path) -> pl.DataFrame:
-    """The videos of the locked test, each with the key of its clips."""
-    rows = folds.filter(part="locked").sort("video_id").select("video_id", "label", "group")
-    keys = [read_key(clips / f"{video_id}.pt") for video_id in rows["video_id"]]
-    return rows.with_columns(clips_key=pl.Series(keys, dtype=pl.String))
+def compare(
+    client: MlflowClient, champion: ModelVersion, case: Case, scored: pl.DataFrame
+) -> Opponent:
+    """Measure the candidate against the champion on the locked test, video by video.
 
-
-def score_locked(network: ClipClassifier, videos: pl.DataFrame, clips: Path) -> pl.DataFrame:
-    """Add what a network says to every video of the locked test."""
-    pixels = list(video_clips(videos["video_id"], clips))
-    logits = video_logits(network, pixels)
-    return videos.with_columns(
-        probability_fake=pl.Series([probability_fake(float(logit)) for logit in logits]),
-        logit=pl.Series(logits),
-        num_clips=pl.Series([len(own) for own in pixels], dtype=pl.Int64),
-    )
-
-
-def outcomes_of(locked: pl.DataFrame, calibration: Calibration) -> Outcomes:
-    """The calibrated verdicts on the locked test."""
-    return judge(
-        calibration,
-        locked["logit"].to_numpy(),
-        is_fake=(locked["label"] == "fake").to_numpy(),
-        groups=locked["group"].to_numpy(),
-    )
-
-
-def locked_scores(
-    locked: pl.DataFrame, calibration: Calibration, params: Params
-) -> dict[str, dict[str, Any]]:
-    """Every measure of a network on the locked test, with intervals."""
-    found = estimate(
-        outcomes_of(locked, calibration),
-        per_group=False,
-        config=params.evaluate,
-        generator=generator_for(params.seed, "locked"),
-    )
-    return {name: measured.as_dict() for name, measured in found.items()}
-
-
-@contextmanager
-def stored(number: str) -> Iterator[Path]:
-    """The files that a version was registered with, until the block ends."""
-    with TemporaryDirectory() as scratch:
-        local = mlflow.artifacts.download_artifacts(f"models:/{NAME}/{number}", dst_path=scratch)
-        yield Path(local) / "artifacts" / "network"
-
-
-def gain_over(
-    opponent: ModelVersion, candidate: Candidate, locked: pl.DataFrame, clips: Path, params: Params
-) -> float | None:
-    """Upper end of the interval of the candidate's ROC-AUC minus the opponent's.
-
-    The opponent's stored scores are used where they are of the same locked
-    test; of another one, it is scored anew. None where its network cannot see
-    these clips or the difference is undefined.
+    The champion's stored scores are used where they are of the same videos; of
+    another locked test, it is scored anew on this one.
     """
-    with stored(str(opponent.version)) as folder:
-        # As plain values: another version of this code may have registered the opponent.
+    number, candidate, params = registry.number_of(champion), case.candidate, case.identity.params
+    with registry.stored(number) as folder:
+        kept = pl.read_parquet(folder / LOCKED)
+        # As plain values: another version of this code may have registered it.
         settings = read_json(folder / serving.SETTINGS, "register")
-        calibration = Calibration.from_dict(settings["calibration"])
-        theirs = pl.read_parquet(folder / LOCKED)
-        known = theirs.select(c for c in candidate.videos.columns if c in theirs.columns)
-        if not known.equals(candidate.videos):
-            ours = read_description(candidate.folder)[1].pixel_settings()
-            if any(settings["clips"].get(name) != value for name, value in ours.items()):
-                return None
-            theirs = score_locked(load_network(folder), candidate.videos, clips)
-    compared = paired(
-        outcomes_of(theirs, calibration),
-        outcomes_of(locked, candidate.calibration),
-        per_group=False,
-        config=params.evaluate,
-        generator=generator_for(params.seed, "gain"),
+        try:
+            calibration = Calibration.from_dict(settings["calibration"])
+            logits = locked.kept_logits(kept, candidate.videos)
+            if logits is None:
+                network = locked.load_registered(folder)
+                registry.mark_read(client, number, locked.digest_of(candidate.videos))
+                logits = locked.logits_of(network, candidate.videos, case.places)
+        except (locked.IncomparableError, ValueError) as error:
+            gain = Estimate(value=None, reason=str(error))
+        else:
+            compared = paired(
+                case.outcomes(logits, calibration),
+                case.outcomes(scored["logit"].to_numpy(), candidate.calibration),
+                per_group=False,
+                config=params.evaluate,
+                generator=generator_for(params.seed, "gain"),
+            )
+            gain = compared["roc_auc"].gain
+    return Opponent(
+        name=f"version {number}",
+        gain_high=gain.high,
+        unknown=gain.reason,
+        perhaps_seen=locked.count_unlocked(kept, candidate.videos),
     )
-    return compared["roc_auc"].gain.high
 
 
-def log_candidate(candidate: Candidate, locked: pl.DataFrame, run_id: str, max_mib: float) -> str:
+def log_candidate(candidate: Candidate, scored: pl.DataFrame, run_id: str, max_mib: float) -> str:
     """Store the model, and what it said of the locked test, as a new version."""
     settings = serving.Settings(
         clips=read_description(candidate.folder)[1],
         calibration=candidate.calibration,
         max_mib=max_mib,
     )
+    read = registry.read_tag(locked.digest_of(candidate.videos))
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / LOCKED
-        locked.write_parquet(target)
+        scored.write_parquet(target)
         return serving.log_model(
-            NAME,
+            registry.NAME,
             candidate.folder,
             settings,
             [target],
             run_id=run_id,
-            tags={"fvc.candidate": candidate.key},
+            tags={registry.CANDIDATE: candidate.key, read: "true"},
         )
-
-
-def find_version(client: MlflowClient, key: str) -> ModelVersion | None:
-    """The version that an earlier registration of the same candidate made."""
-    found = client.search_model_versions(f"name = '{NAME}' and tags.`fvc.candidate` = '{key}'")
-    return found[0] if found else None
-
-
-def champion_of(client: MlflowClient) -> ModelVersion | None:
-    """The version in service."""
-    try:
-        return client.get_model_version_by_alias(NAME, "champion")
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
 
 
 def run(
@@ -200,6 +163,8 @@ def run(
     evaluation: Path,
     clips: Path,
     clips_summary: Path,
+    videos: Path,
+    index: Path,
     folds: Path,
     summary: Path,
 ) -> None:
@@ -210,116 +175,171 @@ def run(
     """
     fold = best_fold(models, params.split.folds)
     calibrations = read_json(evaluation / "calibration.json", "evaluate")
-    table = FOLDS.read(folds)
+    table, known = FOLDS.read(folds), INDEX.read(index)
     candidate = Candidate(
         fold=fold,
         folder=models / str(fold),
         calibration=Calibration.from_dict(calibrations[str(fold)]),
-        videos=locked_videos(table, clips),
+        videos=locked.locked_videos(table, known, clips),
     )
-    identity = tracking.Identity(
-        params=params,
-        data_sha256=read_json(clips_summary, "clips")["data_sha256"],
-        folds_sha256=folds_sha256(table),
+    case = Case(
+        candidate=candidate,
+        places=locked.Places(
+            clips=clips,
+            sees=read_description(candidate.folder)[1],
+            videos=videos,
+            paths=dict(known.select("video_id", "path").rows()),
+        ),
+        metrics=read_json(evaluation / "metrics.json", "evaluate"),
+        slices=read_json(evaluation / "slices.json", "evaluate"),
+        identity=tracking.Identity(
+            params=params,
+            data_sha256=read_json(clips_summary, "clips")["data_sha256"],
+            folds_sha256=folds_sha256(table),
+        ),
     )
     client = connect()
-    number, locked = version_of(client, candidate, clips, params.serving.max_mib)
-    champion = champion_of(client)
-    # A store gives the number as a text or as an integer.
-    if champion is not None and str(champion.version) == number:
-        decision = Decision.from_dict(json.loads(champion.tags["fvc.decision"]))
-    else:
-        gain = None if champion is None else gain_over(champion, candidate, locked, clips, params)
-        decision = decide(evidence_of(evaluation, champion, gain))
-    scores = locked_scores(locked, candidate.calibration, params)
-    describe(client, number, candidate, decision, scores, identity, evaluation)
-    move_aliases(client, number, decision)
-    write_json(summary, {"fold": fold, "locked": scores, **decision.as_dict()})
+    if stopped := registry.finish(client):
+        sys.stderr.write(f"register: finished '{stopped.command}', which had been stopped\n")
+    version, scored = version_of(client, case)
+    measures = measure(case, scored)
+    decision, readings = settle(client, version, case, scored, measures)
+    found = {"locked": measures, "locked_readings": readings}
+    write_json(summary, {"fold": fold, **found, **decision.as_dict()})
     sys.stderr.write("".join(f"register: {reason}\n" for reason in decision.reasons))
     report = evaluation / "report.html"
     sys.stderr.write(f"register: fold {fold} {decision.outcome}; the evidence is in {report}\n")
 
 
-def version_of(
-    client: MlflowClient, candidate: Candidate, clips: Path, max_mib: float
-) -> tuple[str, pl.DataFrame]:
+def version_of(client: MlflowClient, case: Case) -> tuple[ModelVersion, pl.DataFrame]:
     """The candidate's version and its locked scores; scored and stored if it is new.
 
     Raises:
         FvcError: The run that trained it is not in the store.
     """
-    if known := find_version(client, candidate.key):
-        with stored(str(known.version)) as folder:
-            return str(known.version), pl.read_parquet(folder / LOCKED)
+    candidate, params = case.candidate, case.identity.params
+    if known := registry.find_version(client, candidate.key):
+        number = registry.number_of(known)
+        # One that was registered before readings were counted is counted from now on.
+        registry.mark_read(client, number, locked.digest_of(candidate.videos))
+        with registry.stored(number) as folder:
+            return known, pl.read_parquet(folder / LOCKED)
     run_id = tracking.trained_by(client, candidate.weights_sha256)
     if run_id is None:
         cause = "its run is not in the MLflow store"
         raise FvcError(candidate.folder, cause, "Run 'dvc repro -f -s evaluate'")
-    locked = score_locked(load_network(candidate.folder), candidate.videos, clips)
-    return log_candidate(candidate, locked, run_id, max_mib), locked
+    network = load_network(candidate.folder)
+    scored = candidate.videos.with_columns(
+        logit=pl.Series(locked.logits_of(network, candidate.videos, case.places))
+    )
+    number = log_candidate(candidate, scored, run_id, params.serving.max_mib)
+    return client.get_model_version(registry.NAME, number), scored
 
 
-def evidence_of(evaluation: Path, champion: ModelVersion | None, gain: float | None) -> Evidence:
-    """What the gate weighs, from what evaluate wrote."""
-    metrics = read_json(evaluation / "metrics.json", "evaluate")
+def measure(case: Case, scored: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Every measure of the candidate on the locked test with its interval, for JSON."""
+    params = case.identity.params
+    found = estimate(
+        case.outcomes(scored["logit"].to_numpy(), case.candidate.calibration),
+        per_group=False,
+        config=params.evaluate,
+        generator=generator_for(params.seed, "locked"),
+    )
+    return {name: measured.as_dict() for name, measured in found.items()}
+
+
+def settle(
+    client: MlflowClient,
+    version: ModelVersion,
+    case: Case,
+    scored: pl.DataFrame,
+    measures: Mapping[str, Mapping[str, Any]],
+) -> tuple[Decision, int]:
+    """Decide whether the version may serve, and move the aliases; give the decision again if made.
+
+    A decision stands as long as evaluation finds the same of the version and
+    some champion is in service: what a rollback undid is not done again.
+
+    Returns:
+        The decision, and how often the locked test had been read when it was made.
+    """
+    number, champion = registry.number_of(version), registry.version_of(client, "champion")
+    evidence = evidence_of(case.metrics, version)
+    made = version.tags.get("fvc.decision")
+    decided = None if made is None else Decision.from_dict(json.loads(made))
+    if champion is not None and decided and version.tags.get(WEIGHED) == evidence.own_sha256:
+        sys.stderr.write("register: weighed before with the same evidence; nothing moves\n")
+        return decided, int(version.tags["fvc.locked_readings"])
+    if champion is not None and registry.number_of(champion) == number and decided:
+        decision = stay(decided, evidence)
+    else:
+        opponent = None if champion is None else compare(client, champion, case, scored)
+        decision = decide(replace(evidence, opponent=opponent))
+    readings = registry.count_readings(client, locked.digest_of(case.candidate.videos))
+    describe(client, number, case, decision, measures, readings)
+    aliases = {"challenger": number}
+    if decision.promotion != "refused":
+        aliases = registry.promotion(number, champion)
+    tags = {number: {WEIGHED: evidence.own_sha256}}
+    registry.make(client, registry.Change(command="register", aliases=aliases, tags=tags))
+    return decision, readings
+
+
+def evidence_of(metrics: Mapping[str, Any], version: ModelVersion) -> Evidence:
+    """What the gate weighs, from what evaluate found; the champion is yet to be met."""
     return Evidence(
         leaks=metrics["leaks"],
         roc_auc_low=metrics["video"]["roc_auc"]["low"],
         best_probe=metrics["best_probe"],
         best_probe_roc_auc=metrics["best_probe_roc_auc"],
-        opponent=None if champion is None else f"version {champion.version}",
-        gain_high=gain,
+        withdrawn=version.tags.get(registry.WITHDRAWN) == "true",
+        opponent=None,
     )
 
 
 def describe(
     client: MlflowClient,
     number: str,
-    candidate: Candidate,
+    case: Case,
     decision: Decision,
-    scores: Mapping[str, Mapping[str, Any]],
-    identity: tracking.Identity,
-    evaluation: Path,
+    measures: Mapping[str, Mapping[str, Any]],
+    readings: int,
 ) -> None:
     """Give the version its tags and its model card."""
-    metrics = read_json(evaluation / "metrics.json", "evaluate")["video"]
+    candidate = case.candidate
+    identity = {**case.identity.tags(), **tracking.git_commit()}
     tags = {
-        **identity.tags(),
-        **tracking.git_commit(),
+        **identity,
         "fvc.fold": str(candidate.fold),
         "fvc.weights_sha256": candidate.weights_sha256,
-        "fvc.evidence.promotion": decision.promotion,
+        "fvc.promotion": decision.promotion,
         "fvc.beats_probes": str(decision.beats_probes).lower(),
-        "fvc.locked_roc_auc": str(scores["roc_auc"]["value"]),
+        "fvc.locked_roc_auc": str(measures["roc_auc"]["value"]),
+        "fvc.locked_readings": str(readings),
         "fvc.decision": json.dumps(decision.as_dict()),
     }
     for key, value in tags.items():
-        client.set_model_version_tag(NAME, number, key, value)
-    named = ("network", "data_sha256", "folds_sha256", "params_sha256")
-    card = model_card(
-        decision,
-        headline=headline(metrics),
-        locked=headline(scores),
-        data={name: tags[f"fvc.{name}"] for name in named},
+        client.set_model_version_tag(registry.NAME, number, key, value)
+    counts, videos = case.metrics["counts"], candidate.videos
+    facts = Facts(
+        decision=decision,
+        out_of_fold=Measured(
+            num_videos=counts["videos"],
+            num_groups=counts["groups"],
+            measures=case.metrics["video"],
+        ),
+        locked=Measured(
+            num_videos=videos.height, num_groups=videos["group"].n_unique(), measures=measures
+        ),
+        readings=readings,
+        slices=case.slices,
+        clips=case.places.sees,
+        num_validation=candidate.calibration.num_real + candidate.calibration.num_fake,
+        fold=candidate.fold,
+        confidence=case.identity.params.evaluate.confidence,
+        identity={**identity, "fvc.weights_sha256": candidate.weights_sha256},
     )
-    client.update_model_version(NAME, number, description=card)
-
-
-def headline(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """ROC-AUC and macro-F1 with their intervals, in a line."""
-    texts = []
-    for name, label in (("roc_auc", "ROC-AUC"), ("macro_f1", "macro-F1")):
-        value, low, high = (scores[name][part] for part in ("value", "low", "high"))
-        known = "unknown" if value is None else f"{value:.3f}"
-        texts.append(f"{label} {known}" + ("" if low is None else f" ({low:.3f} to {high:.3f})"))
-    return ", ".join(texts)
-
-
-def move_aliases(client: MlflowClient, number: str, decision: Decision) -> None:
-    """Every candidate is the challenger; one that the gate let through is the champion."""
-    client.set_registered_model_alias(NAME, "challenger", number)
-    if decision.promotion != "refused":
-        client.set_registered_model_alias(NAME, "champion", number)
+    client.update_model_version(registry.NAME, number, description=model_card(facts))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -330,6 +350,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--evaluation", type=Path, required=True, help="read: the evidence")
     parser.add_argument("--clips", type=Path, required=True, help="read: clips of every video")
     parser.add_argument("--clips-summary", type=Path, required=True, help="read: what they are of")
+    parser.add_argument("--videos", type=Path, required=True, help="read: the video files")
+    parser.add_argument("--index", type=Path, required=True, help="read: one row per video")
     parser.add_argument("--folds", type=Path, required=True, help="read: which videos are locked")
     parser.add_argument("--summary", type=Path, required=True, help="written: the decision")
     args = vars(parser.parse_args(argv))

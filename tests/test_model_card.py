@@ -1,0 +1,80 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from settings import clips_config
+
+from fvc.evidence.promotion import Decision
+from fvc.report.model_card import Facts, Measured, model_card
+
+SCORES: dict[str, dict[str, Any]] = {
+    "roc_auc": {"value": 0.81, "low": 0.7, "high": 0.9},
+    "macro_f1": {"value": None, "low": None, "high": None, "reason": "all videos are fake"},
+    "coverage": {"value": 0.875, "low": None, "high": None},
+}
+FACTS = Facts(
+    decision=Decision(
+        promotion="unopposed", beats_probes=False, reasons=("The leakage audit is clean.",)
+    ),
+    out_of_fold=Measured(num_videos=200, num_groups=60, measures=SCORES),
+    locked=Measured(num_videos=40, num_groups=12, measures=SCORES),
+    readings=1,
+    slices=[],
+    clips=clips_config(4, 8, 112),
+    num_validation=33,
+    fold=2,
+    confidence=0.95,
+    identity={"fvc.network": "r3d_18"},
+)
+WORSE = {
+    "by": "cascade_size",
+    "name": "2 to 3",
+    "videos": 17,
+    "roc_auc": {"value": 0.4, "low": 0.3, "high": 0.5},
+    "worse": True,
+}
+
+
+def test_the_card_opens_with_what_to_beware_of() -> None:
+    opening = model_card(FACTS).split("##")[0]
+    assert "because none was in service" in opening
+    assert "does **not** beat the best probe" in opening
+    assert "- The leakage audit is clean." in opening
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "| videos (groups) | 200 (60) | 40 (12) |",
+        "| ROC-AUC | 0.810 (0.700 to 0.900) | 0.810 (0.700 to 0.900) |",
+        "| macro-F1 | unknown | unknown |",
+        "| share not answered `uncertain` | 0.875 | 0.875 |",
+        "has been read **once** so far",
+        "the network of fold 2",
+        "Intervals of 95%",
+        "4 clips of 8 frames of 112 pixels a video",
+        "33 validation\n  videos",
+        "| fvc.network | `r3d_18` |",
+        "**Do not use it** to remove",
+        "pixels cannot see that",
+    ],
+)
+def test_the_card_says(said: str) -> None:
+    assert said in model_card(FACTS)
+
+
+def test_wear_of_the_locked_test_is_said() -> None:
+    assert "read **7 times** so far" in model_card(replace(FACTS, readings=7))
+
+
+def test_only_flagged_slices_are_called_worse() -> None:
+    card = model_card(replace(FACTS, slices=[{**WORSE, "worse": False}]))
+    assert "Where it is worse" not in card
+    card = model_card(replace(FACTS, slices=[WORSE]))
+    assert "- cascade size 2 to 3: ROC-AUC 0.400 (0.300 to 0.500), 17 videos" in card
+
+
+def test_windows_that_roll_are_at_most_so_many() -> None:
+    rolling = replace(FACTS, clips=clips_config(8, 4, 32, views="rolling"))
+    assert "at most 8 clips of 4 frames" in model_card(rolling)
+    assert "one clip of 4 frames" in model_card(replace(FACTS, clips=clips_config(1, 4, 32)))
