@@ -24,7 +24,7 @@ FACTS = Facts(
     num_validation=33,
     fold=2,
     confidence=0.95,
-    identity={"fvc.network": "r3d_18"},
+    identity={"fvc.network": "r3d_18", "fvc.dvc_lock": "none"},
 )
 WORSE = {
     "by": "cascade_size",
@@ -45,16 +45,16 @@ def test_the_card_opens_with_what_to_beware_of() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "| videos (groups) | 200 (60) | 40 (12) |",
-        "| ROC-AUC | 0.810 (0.700 to 0.900) | 0.810 (0.700 to 0.900) |",
-        "| macro-F1 | unknown | unknown |",
-        "| share not answered `uncertain` | 0.875 | 0.875 |",
+        "| videos (groups) |&emsp;200 (60) |&emsp;40 (12) |",
+        "| ROC-AUC |&emsp;0.810 (0.700 to 0.900) |&emsp;0.810 (0.700 to 0.900) |",
+        "| macro-F1 |&emsp;unknown |&emsp;unknown |",
+        "| share answered `real` or `fake` |&emsp;0.875 |&emsp;0.875 |",
         "has been read **once** so far",
         "the network of fold 2",
         "Intervals of 95%",
         "4 clips of 8 frames of 112 pixels a video",
-        "33 validation\n  videos",
-        "| fvc.network | `r3d_18` |",
+        "come from 33 validation videos",
+        "| fvc.network |&emsp;`r3d_18` |",
         "**Do not use it** to remove",
         "pixels cannot see that",
     ],
@@ -78,3 +78,11 @@ def test_windows_that_roll_are_at_most_so_many() -> None:
     rolling = replace(FACTS, clips=clips_config(8, 4, 32, views="rolling"))
     assert "at most 8 clips of 4 frames" in model_card(rolling)
     assert "one clip of 4 frames" in model_card(replace(FACTS, clips=clips_config(1, 4, 32)))
+
+
+def test_only_tables_and_lists_break_lines() -> None:
+    card = model_card(replace(FACTS, slices=[WORSE]))
+    assert "fvc.dvc_lock" not in card
+    for block in card.strip().split("\n\n"):
+        lines = block.split("\n")
+        assert len(lines) == 1 or {line[0] for line in lines} in ({"|"}, {"-"}), block

@@ -1,5 +1,6 @@
 """The model card: what a registered version is, what it is worth, and who should not use it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,16 @@ MEASURES: Mapping[str, str] = {
     "balanced_accuracy": "balanced accuracy",
     "brier": "Brier score (0 is best)",
     "ece": "calibration error (0 is best)",
-    "coverage": "share not answered `uncertain`",
-    "decided_accuracy": "share of those answered right",
+    "coverage": "share answered `real` or `fake`",
+    "decided_accuracy": "share of these that is right",
 }
 """The rows of the table of scores, by the names of `metrics.json`."""
+
+GAP = "&emsp;"
+"""Before a cell: MLflow's page sets the columns of a table without a space between them."""
+
+UNSAID = ("none", "unknown")
+"""What tags say where there is nothing to say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +59,14 @@ class Facts:
 
 
 def model_card(facts: Facts) -> str:
-    """The description of a registered version, in Markdown; it opens with what to beware of."""
+    """The description of a registered version, in Markdown; it opens with what to beware of.
+
+    A paragraph is one line, as MLflow's page breaks lines where the text does.
+    """
+    return re.sub(r"(?<=[^\n|])\n *(?=[^\n #|-])", " ", _wrapped_card(facts))
+
+
+def _wrapped_card(facts: Facts) -> str:
     decision = facts.decision
     beats = "beats" if decision.beats_probes else "does **not** beat"
     times = "once" if facts.readings == 1 else f"{facts.readings} times"
@@ -114,13 +128,13 @@ def _sees(clips: ClipsConfig) -> str:
 def _table(facts: Facts) -> str:
     """Scores out of fold and on the locked test, side by side."""
     rows = [
-        "| | out of fold | locked test |",
+        f"| |{GAP}out of fold |{GAP}locked test |",
         "|---|---|---|",
-        f"| videos (groups) | {_size(facts.out_of_fold)} | {_size(facts.locked)} |",
+        f"| videos (groups) |{GAP}{_size(facts.out_of_fold)} |{GAP}{_size(facts.locked)} |",
     ]
     for name, label in MEASURES.items():
         cells = [_cell(tested.measures.get(name)) for tested in (facts.out_of_fold, facts.locked)]
-        rows.append(f"| {label} | {cells[0]} | {cells[1]} |")
+        rows.append(f"| {label} |{GAP}{cells[0]} |{GAP}{cells[1]} |")
     return "\n".join(rows)
 
 
@@ -149,4 +163,5 @@ def _worse(slices: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _rows(identity: Mapping[str, str]) -> str:
-    return "\n".join(f"| {name} | `{value}` |" for name, value in identity.items())
+    told = {name: value for name, value in identity.items() if value not in UNSAID}
+    return "\n".join(f"| {name} |{GAP}`{value}` |" for name, value in told.items())
