@@ -1,6 +1,6 @@
 """What happens to a video on its way: changed frames, encoded anew, seen as any upload is.
 
-A video is first reduced to an excerpt: the frames that its clips are made of and a few
+A video is first reduced to an excerpt: the frames that its clips are made of and those
 around each, at their own times and in their own size. What is encoded is then bounded by the
 clips and not by the length of the video, frames are still predicted from their neighbours,
 and `read_clips` finds in it what it would find in the whole. The excerpt is encoded at high
@@ -40,8 +40,9 @@ LEVELS: Mapping[str, Sequence[int]] = MappingProxyType(
 and what the frame rate, are divided by; percent of the longer side that become black; mirrored
 once."""
 
-AROUND = 2
-"""Frames before and after each that a clip takes; so at half the rate there is one before."""
+AROUND = 1
+"""Frames before and after each that a clip takes: encoders predict it from these, and at half the
+rate the one before is left. More cost more, and the rate factor sets the same quality."""
 HIGH_QUALITY: Mapping[str, str] = MappingProxyType({"crf": "10", "preset": "ultrafast"})
 """For what is not re-compression: at this rate a faster preset costs bytes, no quality."""
 MILLISECOND = Fraction(1, 1000)
@@ -113,8 +114,9 @@ def _encoded(
         frames if change is None else (change(frame, level) for frame in frames),
         # The last frame stays until the video ends.
         fps=1 / (max(starts[-1] - starts[kept[-1]], 1) * MILLISECOND),
-        # Of one quality, whatever the times between frames.
-        options={**quality, "x264-params": "qcomp=1"},
+        # Of one quality, whatever the times between frames. No B-frames: stored out of order, they
+        # have the durations of others in MP4, and the video would end at another time.
+        options={**quality, "x264-params": "qcomp=1:bframes=0"},
         times_s=[float(starts[row] * MILLISECOND) for row in kept],
     )
     return _Reel(packed.getvalue(), [excerpt.numbers[row] for row in kept])

@@ -23,7 +23,7 @@ TITLES = {
 """Of each perturbation."""
 
 LEVEL_NAMES: Mapping[str, str] = {
-    "recompression": "CRF {}",
+    "recompression": "{}",
     "downscale": "1/{}",
     "frame_rate": "1/{}",
     "letterbox": "{}%",
@@ -31,12 +31,21 @@ LEVEL_NAMES: Mapping[str, str] = {
 }
 """What a level is called in the curves."""
 
+UNITS: Mapping[str, str] = {
+    "recompression": "CRF of x264",
+    "downscale": "of each side",
+    "frame_rate": "of the frames",
+    "letterbox": "bars on the longer side",
+    "mirror": "",
+}
+"""What these are."""
+
 VERSIONS: Mapping[str, str] = {
     "stored": "the files as they are",
     "reencoded": "encoded anew at high quality",
     "recompression": "re-compressed at CRF {}",
     "downscale": "both sides divided by {}",
-    "frame_rate": "every frame in {}",
+    "frame_rate": "one frame in {}",
     "letterbox": "black bars on {}% of the longer side",
     "mirror": "mirrored",
 }
@@ -52,7 +61,7 @@ STRONGEST: Mapping[str, str] = {
 METHOD = (
     "What happens to a video on its way to the reader was done to videos of the test parts, and "
     "each was scored again by the network and the calibration of its fold. Of every video, the "
-    "frames that a score is made of and a few around each were encoded anew, so effects of more "
+    "frames that a score is made of and their neighbours were encoded anew, so effects of more "
     "than that (sound, titles) are not in these numbers. Changes are counted from the same "
     "frames encoded at high quality, and that line is counted from the files as they are."
 )
@@ -77,6 +86,7 @@ def robustness_figure(found: Robustness) -> Figure:
             levels = [(_named(LEVEL_NAMES, each), each.roc_auc) for each in found.of(kind)]
             _draw_curve(axes, [("none", found.reencoded.roc_auc), *levels])
             axes.set_title(title)
+            axes.set_xlabel(UNITS[kind])
         panels[0].set_ylabel("ROC-AUC")
         panels[0].set_ylim(-0.03, 1.03)
     return figure
