@@ -31,7 +31,7 @@ WORSE = {
     "name": "2 to 3",
     "videos": 17,
     "roc_auc": {"value": 0.4, "low": 0.3, "high": 0.5},
-    "worse": True,
+    "excess_error": {"error": 0.25, "p_value": 0.001, "corrected": 0.01, "worse": True},
 }
 
 
@@ -67,11 +67,16 @@ def test_wear_of_the_locked_test_is_said() -> None:
     assert "read **7 times** so far" in model_card(replace(FACTS, readings=7))
 
 
-def test_only_flagged_slices_are_called_worse() -> None:
-    card = model_card(replace(FACTS, slices=[{**WORSE, "worse": False}]))
-    assert "Where it is worse" not in card
-    card = model_card(replace(FACTS, slices=[WORSE]))
-    assert "- cascade size 2 to 3: ROC-AUC 0.400 (0.300 to 0.500), 17 videos" in card
+def test_only_slices_that_are_shown_to_be_worse_are_called_worse() -> None:
+    other = {**WORSE, "name": "1", "excess_error": {"error": 0.3, "worse": False}}
+    card = model_card(replace(FACTS, slices=[other]))
+    assert "None of 1 slices is shown to be worse" in card
+    card = model_card(replace(FACTS, slices=[other, WORSE]))
+    assert (
+        "- cascade size 2 to 3: its share of wrong calls is 0.250 above the others', "
+        "ROC-AUC 0.400 (0.300 to 0.500), 17 videos" in card
+    )
+    assert "cascade size 1:" not in card
 
 
 def test_windows_that_roll_are_at_most_so_many() -> None:

@@ -94,7 +94,11 @@ Intervals of {facts.confidence:.0%}, from resampled groups. Out of fold, each vi
 network that never saw its group; this version is the network of fold {facts.fold}. The locked test
 has been read **{times}** so far, this version included: the more often, the less it says.
 
-{_worse(facts.slices)}## Limits
+## Where it is worse
+
+{_worse(facts.slices)}
+
+## Limits
 
 - Many fakes are authentic footage with a false claim, and pixels cannot see that: `real` means
   that nothing in the picture spoke against it, not that the story is true.
@@ -150,16 +154,15 @@ def _cell(found: Mapping[str, Any] | None) -> str:
 
 
 def _worse(slices: Sequence[Mapping[str, Any]]) -> str:
-    """The slices that evaluation flags; nothing where it flags none or does not look."""
-    flagged = [found for found in slices if found.get("worse")]
-    if not flagged:
-        return ""
-    lines = "\n".join(
-        f"- {found['by'].replace('_', ' ')} {found['name']}: ROC-AUC {_cell(found['roc_auc'])}, "
-        f"{found['videos']} videos"
-        for found in flagged
-    )
-    return f"## Where it is worse\n\n{lines}\n\n"
+    """The slices that evaluation shows to be worse than the rest."""
+    lines = [
+        f"- {found['by'].replace('_', ' ')} {found['name']}: its share of wrong calls "
+        f"is {found['excess_error']['error']:.3f} above the others', "
+        f"ROC-AUC {_cell(found['roc_auc'])}, {found['videos']} videos"
+        for found in slices
+        if found["excess_error"]["worse"]
+    ]
+    return "\n".join(lines) or f"None of {len(slices)} slices is shown to be worse than the rest."
 
 
 def _rows(identity: Mapping[str, str]) -> str:
