@@ -101,6 +101,7 @@ class Corpus:
         probes = {"best_probe": "container", "best_probe_roc_auc": probe}
         write_json(evaluation / "metrics.json", metrics | probes)
         write_json(evaluation / "slices.json", [])
+        (evaluation / "risk_coverage.csv").write_text("coverage,selective_risk\n")
         calibrations = {str(fold): CALIBRATION.as_dict() for fold in (0, 1)}
         write_json(evaluation / "calibration.json", calibrations)
 

@@ -54,6 +54,8 @@ def test_the_best_fold_by_validation_becomes_the_first_champion(
         assert len(champion.tags[f"fvc.{name}_sha256"]) == 64
     with pytest.raises(MlflowException, match="alias previous not found"):
         aliased(store, "previous")
+    with registry.stored("1") as kept:
+        assert (kept / "risk_coverage.csv").is_file(), "how far to trust it stays with the model"
 
     def again() -> tuple[bytes, int]:
         corpus.register()

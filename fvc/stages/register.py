@@ -72,6 +72,8 @@ class Case:
     """What evaluate found."""
     slices: Sequence[Mapping[str, Any]]
     """Where it found what."""
+    risk_coverage: Path
+    """How its errors fall the more verdicts are withheld; kept with the version."""
     identity: tracking.Identity
 
     def outcomes(self, logits: Float[np.ndarray, "V"], calibration: Calibration) -> Outcomes:
@@ -135,12 +137,13 @@ def compare(
     )
 
 
-def log_candidate(candidate: Candidate, scored: pl.DataFrame, run_id: str, max_mib: float) -> str:
-    """Store the model, and what it said of the locked test, as a new version."""
+def log_candidate(case: Case, scored: pl.DataFrame, run_id: str) -> str:
+    """Store the model, what it said of the locked test, and how far to trust it, as a version."""
+    candidate, params = case.candidate, case.identity.params
     settings = serving.Settings(
         clips=read_description(candidate.folder)[1],
         calibration=candidate.calibration,
-        max_mib=max_mib,
+        max_mib=params.serving.max_mib,
     )
     read = registry.read_tag(locked.digest_of(candidate.videos))
     with TemporaryDirectory() as scratch:
@@ -150,7 +153,7 @@ def log_candidate(candidate: Candidate, scored: pl.DataFrame, run_id: str, max_m
             registry.NAME,
             candidate.folder,
             settings,
-            [target],
+            [target, case.risk_coverage],
             run_id=run_id,
             tags={registry.CANDIDATE: candidate.key, read: "true"},
         )
@@ -192,6 +195,7 @@ def run(
         ),
         metrics=read_json(evaluation / "metrics.json", "evaluate"),
         slices=read_json(evaluation / "slices.json", "evaluate"),
+        risk_coverage=evaluation / "risk_coverage.csv",
         identity=tracking.Identity(
             params=params,
             data_sha256=read_json(clips_summary, "clips")["data_sha256"],
@@ -217,7 +221,7 @@ def version_of(client: MlflowClient, case: Case) -> tuple[ModelVersion, pl.DataF
     Raises:
         FvcError: The run that trained it is not in the store.
     """
-    candidate, params = case.candidate, case.identity.params
+    candidate = case.candidate
     if known := registry.find_version(client, candidate.key):
         number = registry.number_of(known)
         # One that was registered before readings were counted is counted from now on.
@@ -232,7 +236,7 @@ def version_of(client: MlflowClient, case: Case) -> tuple[ModelVersion, pl.DataF
     scored = candidate.videos.with_columns(
         logit=pl.Series(locked.logits_of(network, candidate.videos, case.places))
     )
-    number = log_candidate(candidate, scored, run_id, params.serving.max_mib)
+    number = log_candidate(case, scored, run_id)
     return client.get_model_version(registry.NAME, number), scored
 
 
