@@ -71,7 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     outcomes = made(args.videos, args.groups, seed=0)
     config = EvaluateConfig(
-        bootstrap_samples=args.samples, confidence=0.95, ece_bins=10, target_error_rate=0.1
+        bootstrap_samples=args.samples,
+        confidence=0.95,
+        ece_bins=10,
+        threshold_criterion="macro_f1",
+        target_error_rate=0.1,
+        robustness_videos=0,
     )
     generator = np.random.default_rng(0)
     ways: dict[str, Callable[[], object]] = {

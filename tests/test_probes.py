@@ -5,20 +5,11 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from outcomes import CONFIG
 
-from fvc.config import EvaluateConfig
 from fvc.evidence.metrics import Estimate
 from fvc.evidence.probes import Probe, beats_probes, best_probe, probe_all, score_probes
 from fvc.report import sections
-
-CONFIG = EvaluateConfig(
-    bootstrap_samples=200,
-    confidence=0.95,
-    ece_bins=10,
-    threshold_criterion="macro_f1",
-    target_error_rate=0.1,
-    robustness_videos=0,
-)
 
 
 def videos_of(num_groups: int, copies: int = 3, seed: int = 0) -> pl.DataFrame:

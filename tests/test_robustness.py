@@ -1,12 +1,13 @@
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import outcomes
 import polars as pl
 import pytest
 
-from fvc.config import EvaluateConfig
 from fvc.evidence.calibration import Calibration
 from fvc.evidence.perturbations import version_names
 from fvc.evidence.rescoring import Rescored
@@ -15,14 +16,7 @@ from fvc.files import write_json
 from fvc.report import plots
 from fvc.report.robustness import TITLES, robustness_figure, robustness_section
 
-CONFIG = EvaluateConfig(
-    bootstrap_samples=200,
-    confidence=0.95,
-    ece_bins=10,
-    threshold_criterion="macro_f1",
-    target_error_rate=0.1,
-    robustness_videos=8,
-)
+CONFIG = replace(outcomes.CONFIG, robustness_videos=8)
 CALIBRATION = Calibration(
     temperature=2.0,
     threshold=0.5,

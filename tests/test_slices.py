@@ -1,20 +1,11 @@
 import numpy as np
 import polars as pl
 import pytest
+from outcomes import CONFIG
 
-from fvc.config import EvaluateConfig
 from fvc.evidence.metrics import Outcomes
 from fvc.evidence.slices import UNKNOWN, slice_all, slice_names
 from fvc.report import sections
-
-CONFIG = EvaluateConfig(
-    bootstrap_samples=100,
-    confidence=0.95,
-    ece_bins=10,
-    threshold_criterion="macro_f1",
-    target_error_rate=0.1,
-    robustness_videos=0,
-)
 
 
 def videos_of(num_videos: int = 40) -> pl.DataFrame:
