@@ -60,8 +60,9 @@ def paired(
     """Every measure of both, and the difference with its interval.
 
     Both are measured on the same resamples of groups, so what makes a video hard for both
-    cancels out. Where no resample differs, nothing is known but each one's own interval, and
-    the difference lies between their ends; a model does not differ from itself.
+    cancels out. Where no resample differs because both are faultless, or always wrong, nothing
+    is known but each one's own interval, and the difference lies between their ends; a model
+    does not differ from itself, nor from one that ranks and calls as it does.
 
     Raises:
         ValueError: They are not of the same videos in the same order.
@@ -88,13 +89,19 @@ def _pair(name: str, first: Resampled, second: Resampled, confidence: float) -> 
         gain = Estimate(value=other.value - one.value, reason=one.reason or other.reason)
     else:
         value, drawn = other.value - one.value, second.drawn[name] - first.drawn[name]
-        if np.nanstd(drawn) > ROUNDING or _equal(first.outcomes, second.outcomes):
+        alike = _inside(one.value, other.value) or _equal(first.outcomes, second.outcomes)
+        if np.nanstd(drawn) > ROUNDING or alike:
             groups = min(first.num_groups(name), second.num_groups(name))
             low, high = difference_interval(value, drawn, groups, confidence)
         else:
             low, high = other.low - one.high, other.high - one.low
         gain = Estimate(value=value, low=low, high=high)
     return Pair(first=one, second=other, gain=gain)
+
+
+def _inside(*values: float) -> bool:
+    """Whether none is at an end of the scale, where resamples cannot differ."""
+    return all(ROUNDING < value < 1 - ROUNDING for value in values)
 
 
 def _equal(first: Outcomes, second: Outcomes) -> bool:
