@@ -21,6 +21,7 @@ from fvc.clip_files import load_clips, save_clips
 from fvc.errors import FvcError
 from fvc.evidence.fold_outputs import HISTORY_COLUMNS
 from fvc.evidence.promotion import Decision, Opponent, decide
+from fvc.evidence.summary import headline_of, note_of, tracked_metrics
 from fvc.files import read_json, write_json
 from fvc.fold_videos import LABELS
 from fvc.networks import WEIGHTS
@@ -242,6 +243,8 @@ def test_one_divided_cascade_is_enough(tmp_path: Path) -> None:
     metrics = honest.weigh()
     assert metrics["leaks"] > 0
     assert metrics["beats_probes"] is True, "only the audit can see this one"
+    assert note_of(metrics).startswith("**These numbers prove nothing")
+    assert headline_of(metrics)["leaks"] == tracked_metrics(metrics)["audit/leaks"] > 0
     assert honest.decision(champion=True).promotion == "refused"
     assert honest.decision(champion=False).promotion == "refused"
 

@@ -117,7 +117,7 @@ def test_a_fold_and_a_cross_validation_call_their_measures_alike() -> None:
     estimates = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in sections.NAMES}
     folds = {name: {"mean": 0.5, "std": 0.1} for name in sections.NAMES}
     whole = tracked_metrics(
-        {"video": estimates, "cascade": estimates, "folds": folds, "probes": {}}
+        {"video": estimates, "cascade": estimates, "folds": folds, "probes": {}, "leaks": 0}
     )
     own = {"test/loss", "test/called_fake", "test/logit_std"}
     assert found.keys() - own <= whole.keys()

@@ -68,9 +68,11 @@ def test_wear_of_the_locked_test_is_said() -> None:
 
 
 def test_only_slices_that_are_shown_to_be_worse_are_called_worse() -> None:
-    other = {**WORSE, "name": "1", "excess_error": {"error": 0.3, "worse": False}}
-    card = model_card(replace(FACTS, slices=[other]))
-    assert "None of 1 slices is shown to be worse" in card
+    other = {**WORSE, "name": "1", "excess_error": {"error": 0.3, "corrected": 1, "worse": False}}
+    untested = {**other, "excess_error": {"error": 0.3, "corrected": None, "worse": False}}
+    assert "No slice could be tested" in model_card(replace(FACTS, slices=[untested]))
+    card = model_card(replace(FACTS, slices=[other, untested]))
+    assert "No slice is shown to be worse than the rest; 1 of 2 could be tested." in card
     card = model_card(replace(FACTS, slices=[other, WORSE]))
     assert (
         "- cascade size 2 to 3: its share of wrong calls is 0.250 above the others', "

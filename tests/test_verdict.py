@@ -71,7 +71,8 @@ def test_a_model_above_the_probes_is_said_to_beat_them() -> None:
         (
             KNOWN,
             0.85,
-            "The model is not shown to beat the probes: 'container and geometry' does as well.",
+            "The model is not shown to beat the probes: 'container and geometry' does as well "
+            "or better.",
         ),
         (
             Estimate(value=0.6, low=0.5, high=0.7),

@@ -118,7 +118,8 @@ def _own_clauses(evidence: Evidence) -> tuple[bool, bool, list[str]]:
     clean = evidence.leaks == 0
     low, probe = evidence.roc_auc_low, evidence.best_probe_roc_auc
     beats = low is not None and probe is not None and low > probe
-    audit = "The leakage audit is clean." if clean else f"The audit found {evidence.leaks} leaks."
+    found = f"{evidence.leaks} leak{'' if evidence.leaks == 1 else 's'}"
+    audit = "The leakage audit is clean." if clean else f"The audit found {found}."
     return clean, beats, [audit, _probe_reason(evidence, beats)]
 
 

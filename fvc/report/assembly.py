@@ -21,8 +21,9 @@ CAPTIONS: Mapping[str, str] = {
     "reliability": "Whether of the videos given a probability of 0.8 about 80% are fake: points "
     "on the dotted line. Larger points stand for more videos; each stroke at the top is a fake "
     "video, each at the bottom a real one.",
-    "risk_coverage": "How the share of wrong answers falls when the model answers only where it is "
-    "surest (to the left). The diamond is where its verdicts stand, uncertain ones left out.",
+    "risk_coverage": "What share of the answers is wrong when the model answers only where it is "
+    "surest: it should fall to the left. The diamond is where its verdicts stand, uncertain ones "
+    "left out.",
 }
 """The pictures of the report, with what it says below them."""
 

@@ -148,8 +148,9 @@ def _story(example: Example) -> str:
     nothing = f" Blank where nothing spoke for {video['called']}: {', '.join(blank)}."
     return (
         f"{_title(example)} ({video['platform']}, group {video['group']}) is labelled "
-        f"{video['label']} and was called {video['called']} with a probability of fake of {score}; "
-        f"verdict {video['verdict']}. {clips}.{nothing if blank else ''}{_in_bars(example)}"
+        f"{video['label']} and was called {video['called']} with a probability of fake of {score} "
+        f"(threshold {example.calibration.threshold:.3f}); verdict {video['verdict']}. "
+        f"{clips}.{nothing if blank else ''}{_in_bars(example)}"
     )
 
 

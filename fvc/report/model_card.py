@@ -90,9 +90,10 @@ in a court, or on footage unlike that of the training corpus.
 
 {_table(facts)}
 
-Intervals of {facts.confidence:.0%}, from resampled groups. Out of fold, each video is scored by a
-network that never saw its group; this version is the network of fold {facts.fold}. The locked test
-has been read **{times}** so far, this version included: the more often, the less it says.
+Intervals of {facts.confidence:.0%}, from resampled groups. Out of fold, each video is scored by
+the network of the fold that tests its group; this version is the network of fold {facts.fold}.
+The locked test has been read **{times}** so far, this version included: the more often, the less
+it says.
 
 ## Where it is worse
 
@@ -111,11 +112,12 @@ has been read **{times}** so far, this version included: the more often, the les
 
 ## Data and protocol
 
-{facts.out_of_fold.num_videos} videos in {facts.out_of_fold.num_groups} groups were divided into
-folds, {facts.locked.num_videos} in {facts.locked.num_groups} groups are the locked test. A group
-holds the cascades (a video and its reposts) that share footage, and is never divided between
-training, validation and test. The fold was chosen by its score on validation videos, and so were
-temperature, threshold and band; the locked test chose nothing but who serves.
+{facts.out_of_fold.num_videos} videos in {facts.out_of_fold.num_groups} groups tested the folds,
+{facts.locked.num_videos} in {facts.locked.num_groups} groups are the locked test. A group
+holds the cascades (a video and its reposts) that share footage; one that is divided between
+training, validation and test is a leak, which the audit looks for. The fold was chosen by its
+score on validation videos, and so were temperature, threshold and band; the locked test chose
+nothing but who serves.
 
 | | |
 |---|---|
@@ -162,7 +164,12 @@ def _worse(slices: Sequence[Mapping[str, Any]]) -> str:
         for found in slices
         if found["excess_error"]["worse"]
     ]
-    return "\n".join(lines) or f"None of {len(slices)} slices is shown to be worse than the rest."
+    tested = sum(found["excess_error"]["corrected"] is not None for found in slices)
+    if not tested:
+        return "No slice could be tested: each, or its rest, has too few cascades."
+    return "\n".join(lines) or (
+        f"No slice is shown to be worse than the rest; {tested} of {len(slices)} could be tested."
+    )
 
 
 def _rows(identity: Mapping[str, str]) -> str:

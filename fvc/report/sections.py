@@ -81,8 +81,9 @@ LIMITS = (
     "of real says that no trace of manipulation was found, not that the claim is true.",
     "What is new since training, a camera, a codec, a way to make fakes, may be judged with "
     "confidence and wrongly. The slices show where there was little to learn from.",
-    "Every number here is of videos whose near-duplicates the network had not seen. The locked "
-    "test is not in this report: it is scored once, when a model is registered.",
+    "Every number here is of videos that the network was not trained on, nor on near-duplicates "
+    "of theirs as far as the audit finds them. The locked test is not in this report: it is scored "
+    "once, when a model is registered.",
 )
 
 
@@ -109,7 +110,8 @@ def data_section(
         caption = "Rejected files and annotations"
         grids.append(Grid(caption=caption, header=("reason", "count"), rows=counts))
     text = [
-        "A cascade is a group of near-duplicates. It is never divided between parts.",
+        "A cascade is a group of near-duplicates. Dividing one between parts is what the audit "
+        "calls a leak.",
         "The platforms delete videos, and unevenly: what is usable is no random sample of what "
         "was annotated, and what is measured on it need not hold for the rest. Of other labels "
         "than real and fake nothing is usable.",
@@ -171,7 +173,7 @@ def measures_section(
         for name, label in NAMES.items()
     ]
     text = (
-        "A video is scored by the one network that trained on none of its cascade. In brackets "
+        "A video is scored by the network of the fold that tests its cascade. In brackets "
         f"the {confidence:.0%} interval of a bootstrap over cascades. Temperature, threshold and "
         "abstention band of each fold come from its validation videos."
     )

@@ -119,7 +119,7 @@ def statement_of(roc_auc: Estimate, probes: Mapping[str, Probe], num_leaks: int)
         return "The model beats every probe."
     if roc_auc.value > score:
         return "The model is ahead of the probes, but not shown to beat them."
-    return f"The model is not shown to beat the probes: '{PROBES[best]}' does as well."
+    return f"The model is not shown to beat the probes: '{PROBES[best]}' does as well or better."
 
 
 def comparison_of(roc_auc: Estimate, probes: Mapping[str, Probe], confidence: float) -> Grid:
@@ -166,7 +166,7 @@ def _in_plain_words(roc_auc: Estimate, confidence: float) -> list[str]:
             f"{confidence:.0%} interval"
         )
     return [
-        "Shown one fake and one real video of cascades that it never saw, the model gives the "
+        "Shown one fake and one real video that it was not trained on, the model gives the "
         f"fake the higher score in {100 * roc_auc.value:.0f} of 100 cases ({interval}). Guessing "
         "gets 50."
     ]
@@ -203,7 +203,9 @@ def _facts(
         ),
         (
             "How many of these verdicts are right?",
-            f"{right}: {decided.reason}" if decided.value is None else right,
+            f"{right}: {decided.reason}"
+            if decided.value is None
+            else f"{right} ({interval_text(decided)})",
         ),
         (
             "What was it measured on?",

@@ -1,10 +1,12 @@
 """Finished cross-validations, by id, by name or by a model that came out of one."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import mlflow
 import polars as pl
@@ -66,15 +68,22 @@ def read_cross_validation(client: MlflowClient, which: str) -> CrossValidation:
     return CrossValidation(
         run_id=run.info.run_id,
         name=run.info.run_name or run.info.run_id,
-        params={name.removeprefix("fvc."): value for name, value in _own_last(run).items()},
+        params=_trained_with(run) | _evaluated_with(run),
         tags=dict(run.data.tags),
         out_of_fold=table,
     )
 
 
-def _own_last(run: Run) -> dict[str, str]:
-    """Parameters, those last that stand for one that `mlflow run` left to params.yaml."""
-    return dict(sorted(run.data.params.items(), key=lambda item: item[0].startswith("fvc.")))
+def _evaluated_with(run: Run) -> dict[str, str]:
+    """How the evidence was weighed, which may change from one evaluation of a run to the next."""
+    stated: dict[str, Any] = json.loads(run.data.tags.get("fvc.evaluate", "{}"))
+    return {f"evaluate.{name}": str(value) for name, value in stated.items()}
+
+
+def _trained_with(run: Run) -> dict[str, str]:
+    """Parameters; one that `mlflow run` left to params.yaml has its value in a later one."""
+    ordered = sorted(run.data.params.items(), key=lambda item: item[0].startswith("fvc."))
+    return {name.removeprefix("fvc."): value for name, value in ordered}
 
 
 def _found(client: MlflowClient, which: str) -> Run:
