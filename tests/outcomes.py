@@ -5,8 +5,19 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from fvc.config import EvaluateConfig
+from fvc.evidence.calibration import Calibration
 from fvc.evidence.metrics import Outcomes
 
+CALIBRATION = Calibration(
+    temperature=1.0,
+    threshold=0.5,
+    abstain_low=0.4,
+    abstain_high=0.6,
+    criterion="macro_f1",
+    target_error_rate=0.1,
+    num_real=4,
+    num_fake=4,
+)
 CONFIG = EvaluateConfig(
     bootstrap_samples=200,
     confidence=0.95,

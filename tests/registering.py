@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from outcomes import CALIBRATION
 from source_tree import ROOT
 from torch import nn
 
@@ -13,7 +14,6 @@ from fvc import tracking
 from fvc.clip_files import save_clips
 from fvc.config import ModelConfig, Params, load_params
 from fvc.encoding import encode
-from fvc.evidence.calibration import Calibration
 from fvc.files import read_json, sha256_of_file, write_json
 from fvc.networks import build_network, save_network
 from fvc.protocol import folds_sha256
@@ -24,18 +24,6 @@ from fvc.stages import register
 def one_layer(_: ModelConfig) -> nn.Module:
     """What takes the place of a backbone."""
     return nn.Conv3d(3, 512, 3)
-
-
-CALIBRATION = Calibration(
-    temperature=1.0,
-    threshold=0.5,
-    abstain_low=0.4,
-    abstain_high=0.6,
-    criterion="macro_f1",
-    target_error_rate=0.1,
-    num_real=4,
-    num_fake=4,
-)
 
 
 class Corpus:

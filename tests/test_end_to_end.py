@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from browsing import ABSENT, BROWSER, browse
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -103,6 +104,16 @@ def test_the_notebook_walks_through_what_there_is(clone: Clone, tmp_path: Path) 
     assert sum("image/png" in each.get("data", {}) for each in outputs) >= 6
     [page] = [text for each in outputs if "srcdoc" in (text := html_of(each))]
     assert "ROC-AUC" in page
+
+
+@pytest.mark.skipif(BROWSER is None, reason=ABSENT)
+def test_the_report_with_all_its_sections_opens_on_a_phone(clone: Clone, tmp_path: Path) -> None:
+    page = (clone.folder / "work/evaluation/report.html").read_text(encoding="utf-8")
+    seen = browse(page, tmp_path)
+    assert seen.measured == f"too wide by 0 pictures {page.count('<img ')}"
+    assert page.count("image/webp") >= 3, "no picture moves"
+    assert seen.console == []
+    assert seen.asked == ["/frame.html", "/report.html"]
 
 
 def html_of(output: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import outcomes
 import polars as pl
 import pytest
 import torch
@@ -18,7 +19,6 @@ from fvc.clip_files import load_clips, save_clips
 from fvc.config import ClipsConfig
 from fvc.encoding import encode
 from fvc.errors import FvcError
-from fvc.evidence.calibration import Calibration
 from fvc.evidence.examples import (
     KINDS,
     PER_KIND,
@@ -36,16 +36,7 @@ from fvc.records import OUT_OF_FOLD
 from fvc.report.examples import examples_section, sanity, write_files
 from fvc.video import probe, read_clips
 
-CALIBRATION = Calibration(
-    temperature=2.0,
-    threshold=0.5,
-    abstain_low=0.45,
-    abstain_high=0.55,
-    criterion="macro_f1",
-    target_error_rate=0.1,
-    num_real=4,
-    num_fake=4,
-)
+CALIBRATION = replace(outcomes.CALIBRATION, temperature=2.0, abstain_low=0.45, abstain_high=0.55)
 
 
 def answer(name: str, group: str, label: str, probability: float) -> dict[str, object]:

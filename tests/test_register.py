@@ -135,6 +135,9 @@ def test_readings_of_the_locked_test_are_counted(corpus: Corpus, store: MlflowCl
     second = aliased(store, "challenger")
     assert second.tags["fvc.locked_readings"] == "2"
     assert "read **2 times** so far" in (second.description or "")
+    store.delete_model_version("fvc", str(second.version))
+    corpus.add_network(1, brightness=0.004, ranks_validation=True)
+    assert corpus.register()["locked_readings"] == 3, "who looked has looked, deleted or not"
     lock(corpus, range(12))
     corpus.add_network(1, brightness=0.003, ranks_validation=True)
     assert corpus.register()["locked_readings"] == 2, "another locked test; the champion read it"

@@ -1,78 +1,17 @@
 """The page in a real browser: nothing is blocked, nothing is fetched, nothing is cut off."""
 
-import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
+from browsing import ABSENT, BROWSER, browse
 
 from fvc.evidence.metrics import Estimate, Outcomes
 from fvc.evidence.probes import Probe
 from fvc.report import Section, plots, render, sections, verdict
 from fvc.report.assembly import drawn
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="there is no chromium on this machine"),
-]
-
-PHONE_PX = 360
-
-FRAME = """<!DOCTYPE html><title>waiting</title><link rel="icon" href="data:,">
-<iframe src="report.html" style="width:{width}px;height:800px;border:0"></iframe>
-<script>
-document.querySelector("iframe").onload = event => {{
-  const page = event.target.contentDocument, root = page.documentElement;
-  document.title = "too wide by " + (root.scrollWidth - root.clientWidth)
-    + " pictures " + [...page.images].filter(one => one.naturalWidth > 0).length;
-}};
-</script>"""
-
-
-@pytest.fixture
-def asked(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """A server of the folder: its address, and what it was asked for."""
-    paths: list[str] = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            paths.append(self.path)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", paths
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-Show = Callable[[str], tuple[str, list[str]]]
-
-
-@pytest.fixture
-def show(tmp_path: Path, asked: tuple[str, list[str]]) -> Show:
-    """Open a page on a phone: what it measures, and what the console says."""
-
-    def showing(page: str) -> tuple[str, list[str]]:
-        (tmp_path / "report.html").write_text(page, encoding="utf-8")
-        (tmp_path / "frame.html").write_text(FRAME.format(width=PHONE_PX), encoding="utf-8")
-        command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-        command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
-        command += ["--virtual-time-budget=5000", f"{asked[0]}/frame.html"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        [measured] = re.findall(r"<title>(.*?)</title>", done.stdout)
-        return measured, re.findall(r".*CONSOLE.*", done.stderr)
-
-    return showing
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason=ABSENT)]
 
 
 def made_page() -> str:
@@ -114,13 +53,11 @@ def made_page() -> str:
     )
 
 
-def test_on_a_phone_the_report_fits_and_needs_nothing_else(
-    show: Show, asked: tuple[str, list[str]]
-) -> None:
-    measured, console = show(made_page())
-    assert measured == "too wide by 0 pictures 2"
-    assert console == []
-    assert asked[1] == ["/frame.html", "/report.html"], "the page asks for more than itself"
+def test_on_a_phone_the_report_fits_and_needs_nothing_else(tmp_path: Path) -> None:
+    seen = browse(made_page(), tmp_path)
+    assert seen.measured == "too wide by 0 pictures 2"
+    assert seen.console == []
+    assert seen.asked == ["/frame.html", "/report.html"], "the page asks for more than itself"
 
 
 @pytest.mark.parametrize(
@@ -128,17 +65,14 @@ def test_on_a_phone_the_report_fits_and_needs_nothing_else(
     ["<img src='/elsewhere.png' alt=''>", "<script>document.body.remove()</script>"],
     ids=["picture", "script"],
 )
-def test_what_is_no_part_of_the_page_is_blocked_and_seen_here(
-    show: Show, asked: tuple[str, list[str]], element: str
-) -> None:
-    page = made_page().replace("</main>", f"{element}</main>")
-    measured, console = show(page)
-    assert measured == "too wide by 0 pictures 2"
-    assert "Content Security Policy" in " ".join(console)
-    assert asked[1] == ["/frame.html", "/report.html"]
+def test_what_is_no_part_of_the_page_is_blocked_and_seen_here(element: str, tmp_path: Path) -> None:
+    seen = browse(made_page().replace("</main>", f"{element}</main>"), tmp_path)
+    assert seen.measured == "too wide by 0 pictures 2"
+    assert "Content Security Policy" in " ".join(seen.console)
+    assert seen.asked == ["/frame.html", "/report.html"]
 
 
-def test_a_page_too_wide_for_a_phone_is_seen_here(show: Show) -> None:
+def test_a_page_too_wide_for_a_phone_is_seen_here(tmp_path: Path) -> None:
     wide = "<div style='width:500px'>wide</div></main>"
-    measured, _ = show(made_page().replace("</main>", wide))
-    assert measured != "too wide by 0 pictures 2"
+    seen = browse(made_page().replace("</main>", wide), tmp_path)
+    assert seen.measured != "too wide by 0 pictures 2"

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import UInt8
+from outcomes import CALIBRATION
 from small_networks import CLIPS, small_network
 from source_tree import ROOT, reach_of
 
 from fvc.encoding import encode
 from fvc.errors import FvcError
 from fvc.evidence import rescoring
-from fvc.evidence.calibration import Calibration
 from fvc.evidence.perturbations import REENCODED, clips_of_versions, version_names
 from fvc.evidence.rescoring import Rescored, Subject, rescore
 from fvc.files import sha256_of_file
@@ -23,16 +23,6 @@ from fvc.serving import Settings, answer
 from fvc.video import VideoError
 
 Versions = dict[str, UInt8[np.ndarray, "N T C H W"]]
-CALIBRATION = Calibration(
-    temperature=1.0,
-    threshold=0.5,
-    abstain_low=0.4,
-    abstain_high=0.6,
-    criterion="macro_f1",
-    target_error_rate=0.1,
-    num_real=1,
-    num_fake=1,
-)
 
 
 class Corpus:

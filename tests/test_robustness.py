@@ -8,7 +8,6 @@ import outcomes
 import polars as pl
 import pytest
 
-from fvc.evidence.calibration import Calibration
 from fvc.evidence.perturbations import version_names
 from fvc.evidence.rescoring import Rescored
 from fvc.evidence.robustness import Robustness, choose_videos, tracked, weigh_robustness
@@ -17,16 +16,7 @@ from fvc.report import plots
 from fvc.report.robustness import TITLES, robustness_figure, robustness_section
 
 CONFIG = replace(outcomes.CONFIG, robustness_videos=8)
-CALIBRATION = Calibration(
-    temperature=2.0,
-    threshold=0.5,
-    abstain_low=0.4,
-    abstain_high=0.6,
-    criterion="macro_f1",
-    target_error_rate=0.1,
-    num_real=9,
-    num_fake=9,
-)
+CALIBRATION = replace(outcomes.CALIBRATION, temperature=2.0)
 
 
 def videos_of(num_videos: int, *, per_group: int = 3, fold: int = 0) -> pl.DataFrame:

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import outcomes
 import pandas as pd
 import polars as pl
 import pytest
@@ -14,7 +15,6 @@ from fvc.clip_files import load_clips
 from fvc.config import ClipsConfig, load_params
 from fvc.encoding import encode
 from fvc.errors import FvcError
-from fvc.evidence.calibration import Calibration
 from fvc.files import sha256_of_file
 from fvc.networks import ClipClassifier
 from fvc.predict import clip_logits, video_logit
@@ -22,16 +22,7 @@ from fvc.records import INDEX
 from fvc.stages import clips as clips_stage
 
 CLIPS = clips_config(3, 4, 32)
-CALIBRATION = Calibration(
-    temperature=2.0,
-    threshold=0.5,
-    abstain_low=0.4,
-    abstain_high=0.6,
-    criterion="macro_f1",
-    target_error_rate=0.1,
-    num_real=5,
-    num_fake=5,
-)
+CALIBRATION = replace(outcomes.CALIBRATION, temperature=2.0)
 SETTINGS = serving.Settings(clips=CLIPS, calibration=CALIBRATION, max_mib=1.0)
 
 

@@ -1,4 +1,4 @@
-"""What DVC's tables and MLflow's pages show of all that `metrics.json` holds."""
+"""The numbers that DVC's tables and MLflow's runs show of all that `metrics.json` holds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,24 +16,6 @@ def headline_of(metrics: Mapping[str, Any]) -> dict[str, float | bool | None]:
         "beats_probes": metrics["beats_probes"],
         "leaks": metrics["leaks"],
     }
-
-
-def note_of(metrics: Mapping[str, Any]) -> str:
-    """What the run's page says first, in Markdown."""
-    found = metrics["video"]["roc_auc"]
-    known = "unknown" if found["value"] is None else f"{found['value']:.3f}"
-    interval = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
-    beats = "beats" if metrics["beats_probes"] else "does **not** beat"
-    probe = f", {metrics['best_probe']}" if metrics["best_probe"] else ""
-    leaks = metrics["leaks"]
-    warning = (
-        f"**These numbers prove nothing: leaks found by the audit: {leaks}.** " if leaks else ""
-    )
-    return (
-        f"{warning}Out-of-fold ROC-AUC **{known}**{interval}; it {beats} the best probe{probe}. "
-        "The evidence is in the artifact `report.html`. `test/accuracy` and the like are of calls "
-        "at each fold's own threshold, those of the folds' runs at a probability of 0.5."
-    )
 
 
 def tracked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -45,21 +45,16 @@ def _measures(title: str, pairs: Mapping[str, Pair], confidence: float) -> list[
     header = [title, "first", "second", "second - first", f"{confidence:.0%} interval", ""]
     rows = [
         [
-            NAMES.get(name, name),
+            NAMES[name],
             _number(pairs[name].first.value),
             _number(pairs[name].second.value),
             _number(pairs[name].gain.value, "+.3f"),
             _interval(pairs[name].gain),
             _remark(pairs[name].gain),
         ]
-        for name in sorted(pairs, key=_place)
+        for name in NAMES
     ]
     return aligned([header, *rows])
-
-
-def _place(name: str) -> int:
-    names = list(NAMES)
-    return names.index(name) if name in names else len(names)
 
 
 def _number(value: float | None, form: str = ".3f") -> str:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fvc.config import ClipsConfig
+from fvc.evidence.metrics import Estimate
 from fvc.evidence.promotion import Decision
+from fvc.report.wording import estimate_text
 
 MEASURES: Mapping[str, str] = {
     "roc_auc": "ROC-AUC",
@@ -149,10 +151,7 @@ def _size(tested: Measured) -> str:
 
 
 def _cell(found: Mapping[str, Any] | None) -> str:
-    if found is None or found["value"] is None:
-        return "unknown"
-    interval = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
-    return f"{found['value']:.3f}{interval}"
+    return "unknown" if found is None else estimate_text(Estimate(**found))
 
 
 def _worse(slices: Sequence[Mapping[str, Any]]) -> str:

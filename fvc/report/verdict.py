@@ -1,6 +1,7 @@
 """What the report says first: how good the model is, and how sure that is."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -228,3 +229,22 @@ def _usable(availability: Availability) -> str:
     if not annotated:
         return "nothing is annotated as real or fake"
     return f"{usable:,} of {counted(annotated, 'real or fake video')} ({usable / annotated:.0%})"
+
+
+def note_of(metrics: Mapping[str, Any]) -> str:
+    """What the page of the cross-validation's run says first, in Markdown.
+
+    Args:
+        metrics: As `metrics.json` has them.
+    """
+    found = estimate_text(Estimate(**metrics["video"]["roc_auc"]))
+    beats = "beats" if metrics["beats_probes"] else "does **not** beat"
+    probe = f", {PROBES[metrics['best_probe']]}" if metrics["best_probe"] else ""
+    leaks = metrics["leaks"]
+    warning = f"**These numbers prove nothing: the audit found {counted(leaks, 'leak')}.** "
+    return (
+        f"{warning if leaks else ''}Out-of-fold ROC-AUC **{found}**; it {beats} the best "
+        f"probe{probe}. The evidence is in the artifact `report.html`. `test/accuracy` and the "
+        "like are of calls at each fold's own threshold, those of the folds' runs at a probability "
+        "of 0.5."
+    )

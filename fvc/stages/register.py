@@ -116,7 +116,8 @@ def compare(
             logits = locked.kept_logits(kept, candidate.videos)
             if logits is None:
                 network = locked.load_registered(folder)
-                registry.mark_read(client, number, locked.digest_of(candidate.videos))
+                weights = sha256_of_file(folder / WEIGHTS)
+                registry.mark_read(client, locked.digest_of(candidate.videos), weights)
                 logits = locked.logits_of(network, candidate.videos, case.places)
         except (locked.IncomparableError, ValueError) as error:
             gain = Estimate(value=None, reason=str(error))
@@ -145,7 +146,6 @@ def log_candidate(case: Case, scored: pl.DataFrame, run_id: str) -> str:
         calibration=candidate.calibration,
         max_mib=params.serving.max_mib,
     )
-    read = registry.read_tag(locked.digest_of(candidate.videos))
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / LOCKED
         scored.write_parquet(target)
@@ -155,8 +155,52 @@ def log_candidate(case: Case, scored: pl.DataFrame, run_id: str) -> str:
             settings,
             [target, case.risk_coverage],
             run_id=run_id,
-            tags={registry.CANDIDATE: candidate.key, read: "true"},
+            tags={registry.CANDIDATE: candidate.key},
         )
+
+
+def case_of(
+    params: Params,
+    *,
+    models: Path,
+    evaluation: Path,
+    clips: Path,
+    clips_summary: Path,
+    videos: Path,
+    index: Path,
+    folds: Path,
+) -> Case:
+    """Read all that there is to say about the candidate.
+
+    Raises:
+        FvcError: An input is missing.
+    """
+    fold = best_fold(models, params.split.folds)
+    calibrations = read_json(evaluation / "calibration.json", "evaluate")
+    table, known = FOLDS.read(folds), INDEX.read(index)
+    candidate = Candidate(
+        fold=fold,
+        folder=models / str(fold),
+        calibration=Calibration.from_dict(calibrations[str(fold)]),
+        videos=locked.locked_videos(table, known, clips),
+    )
+    return Case(
+        candidate=candidate,
+        places=locked.Places(
+            clips=clips,
+            sees=read_description(candidate.folder)[1],
+            videos=videos,
+            paths=dict(known.select("video_id", "path").rows()),
+        ),
+        metrics=read_json(evaluation / "metrics.json", "evaluate"),
+        slices=read_json(evaluation / "slices.json", "evaluate"),
+        risk_coverage=evaluation / "risk_coverage.csv",
+        identity=tracking.Identity(
+            params=params,
+            data_sha256=read_json(clips_summary, "clips")["data_sha256"],
+            folds_sha256=folds_sha256(table),
+        ),
+    )
 
 
 def run(
@@ -176,31 +220,15 @@ def run(
     Raises:
         FvcError: An input is missing, or the fold's run is not in the store.
     """
-    fold = best_fold(models, params.split.folds)
-    calibrations = read_json(evaluation / "calibration.json", "evaluate")
-    table, known = FOLDS.read(folds), INDEX.read(index)
-    candidate = Candidate(
-        fold=fold,
-        folder=models / str(fold),
-        calibration=Calibration.from_dict(calibrations[str(fold)]),
-        videos=locked.locked_videos(table, known, clips),
-    )
-    case = Case(
-        candidate=candidate,
-        places=locked.Places(
-            clips=clips,
-            sees=read_description(candidate.folder)[1],
-            videos=videos,
-            paths=dict(known.select("video_id", "path").rows()),
-        ),
-        metrics=read_json(evaluation / "metrics.json", "evaluate"),
-        slices=read_json(evaluation / "slices.json", "evaluate"),
-        risk_coverage=evaluation / "risk_coverage.csv",
-        identity=tracking.Identity(
-            params=params,
-            data_sha256=read_json(clips_summary, "clips")["data_sha256"],
-            folds_sha256=folds_sha256(table),
-        ),
+    case = case_of(
+        params,
+        models=models,
+        evaluation=evaluation,
+        clips=clips,
+        clips_summary=clips_summary,
+        videos=videos,
+        index=index,
+        folds=folds,
     )
     client = connect()
     if stopped := registry.finish(client):
@@ -209,10 +237,12 @@ def run(
     measures = measure(case, scored)
     decision, readings = settle(client, version, case, scored, measures)
     found = {"locked": measures, "locked_readings": readings}
-    write_json(summary, {"fold": fold, **found, **decision.as_dict()})
+    write_json(summary, {"fold": case.candidate.fold, **found, **decision.as_dict()})
     sys.stderr.write("".join(f"register: {reason}\n" for reason in decision.reasons))
     report = evaluation / "report.html"
-    sys.stderr.write(f"register: fold {fold} {decision.outcome}; the evidence is in {report}\n")
+    sys.stderr.write(
+        f"register: fold {case.candidate.fold} {decision.outcome}; the evidence is in {report}\n"
+    )
 
 
 def version_of(client: MlflowClient, case: Case) -> tuple[ModelVersion, pl.DataFrame]:
@@ -224,8 +254,6 @@ def version_of(client: MlflowClient, case: Case) -> tuple[ModelVersion, pl.DataF
     candidate = case.candidate
     if known := registry.find_version(client, candidate.key):
         number = registry.number_of(known)
-        # One that was registered before readings were counted is counted from now on.
-        registry.mark_read(client, number, locked.digest_of(candidate.videos))
         with registry.stored(number) as folder:
             return known, pl.read_parquet(folder / LOCKED)
     run_id = tracking.trained_by(client, candidate.weights_sha256)
@@ -233,6 +261,8 @@ def version_of(client: MlflowClient, case: Case) -> tuple[ModelVersion, pl.DataF
         cause = "its run is not in the MLflow store"
         raise FvcError(candidate.folder, cause, "Run 'dvc repro -f -s evaluate'")
     network = load_network(candidate.folder)
+    # Before the scores are known: who looks and goes away has looked.
+    registry.mark_read(client, locked.digest_of(candidate.videos), candidate.weights_sha256)
     scored = candidate.videos.with_columns(
         logit=pl.Series(locked.logits_of(network, candidate.videos, case.places))
     )

@@ -78,19 +78,25 @@ def find_version(client: MlflowClient, candidate: str) -> ModelVersion | None:
     return min(found, key=lambda version: int(version.version), default=None)
 
 
-def mark_read(client: MlflowClient, number: str, locked_test: str) -> None:
-    """Note that a version's network was scored on a locked test, known by its digest."""
-    client.set_model_version_tag(NAME, number, read_tag(locked_test), "true")
+def mark_read(client: MlflowClient, locked_test: str, weights_sha256: str) -> None:
+    """Note that a network is scored on a locked test, both known by their digests.
 
-
-def read_tag(locked_test: str) -> str:
-    """The tag of the versions that were scored on a locked test."""
-    return f"fvc.read.{locked_test[:16]}"
+    It is kept with the model, so that a reading counts whatever becomes of the version.
+    """
+    if registered_model(client) is None:
+        client.create_registered_model(NAME)
+    client.set_registered_model_tag(NAME, _read(locked_test) + weights_sha256[:16], "true")
 
 
 def count_readings(client: MlflowClient, locked_test: str) -> int:
-    """How many versions were scored on a locked test; the same one twice counts once."""
-    return len(_search(client, f"name = '{NAME}' and tags.`{read_tag(locked_test)}` = 'true'"))
+    """How many networks were scored on a locked test; the same one twice counts once."""
+    model = registered_model(client)
+    return 0 if model is None else sum(tag.startswith(_read(locked_test)) for tag in model.tags)
+
+
+def _read(locked_test: str) -> str:
+    """How the tags begin that the model has for the readings of a locked test."""
+    return f"fvc.read.{locked_test[:16]}."
 
 
 def _search(client: MlflowClient, clause: str) -> list[ModelVersion]:
