@@ -1,33 +1,38 @@
 """Models that cheat, and folds that leak: each is caught, and none replaces a champion.
 
-The clips are stored as stage clips stores them, the networks are stood in for by classifiers that
-see what a cheat would see, and everything from there on is what the pipeline runs.
+The clips are stored as stage clips stores them, and what a network would say of them is said by
+classifiers that see what a cheat would see. Evaluation, gate and registry are what the pipeline
+runs; what lies in the registry are other networks, sound ones, so that only the evidence refuses.
 """
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import registering
+from evaluating import Corpus, described, quick_params
 from matplotlib.figure import Figure
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.tracking import MlflowClient
 from sklearn.linear_model import LogisticRegression
-from test_evaluate import Corpus, described, quick_params
 
+from fvc import networks
 from fvc.clip_files import load_clips, save_clips
 from fvc.errors import FvcError
 from fvc.evidence.fold_outputs import HISTORY_COLUMNS
-from fvc.evidence.promotion import Decision, Opponent, decide
-from fvc.evidence.summary import headline_of, note_of, tracked_metrics
+from fvc.evidence.summary import headline_of, tracked_metrics
 from fvc.files import read_json, write_json
 from fvc.fold_videos import LABELS
 from fvc.networks import WEIGHTS
 from fvc.records import FOLDS, INDEX, PREDICTIONS, REJECTED, part_in
 from fvc.report import Section, assembly
-from fvc.stages import evaluate, register, split
+from fvc.report.verdict import note_of
+from fvc.stages import evaluate, split
+from fvc.tracking import registry
 
 NUM_GROUPS = 60
 COPIES = 3
@@ -115,13 +120,38 @@ class Cheat:
         found: dict[str, Any] = read_json(self.corpus.run() / "metrics.json", "evaluate")
         return found
 
-    def decision(self, *, champion: bool) -> Decision:
-        """What the gate says, with a champion in service that the locked test finds no better."""
-        metrics = read_json(self.root / "evaluation" / "metrics.json", "evaluate")
-        own = ModelVersion("fvc", "2", creation_timestamp=0)
-        served = Opponent(name="version 1", gain_high=0.1, unknown=None, perhaps_seen=0)
-        opponent = served if champion else None
-        return decide(replace(register.evidence_of(metrics, own), opponent=opponent))
+
+@dataclass
+class Gate:
+    """A store in which networks of one layer are registered, all of which pass the locked test."""
+
+    corpus: registering.Corpus
+    client: MlflowClient
+    candidates: int = 0
+
+    def knock(self, evidence: Path | None = None) -> dict[str, Any]:
+        """Register one more network, with what evaluate wrote into a folder, or sound evidence."""
+        self.candidates += 1
+        for fold in (0, 1):
+            brightness = 0.001 * self.candidates
+            self.corpus.add_network(fold, brightness=brightness, ranks_validation=fold == 1)
+        self.corpus.add_evidence()
+        if evidence:
+            for name in ("metrics.json", "slices.json", "risk_coverage.csv"):
+                shutil.copy(evidence / name, self.corpus.root / "evaluation")
+        return self.corpus.register()
+
+    @property
+    def champion(self) -> str | None:
+        """The number of the version in service."""
+        version = registry.version_of(self.client, "champion")
+        return None if version is None else registry.number_of(version)
+
+
+@pytest.fixture
+def gate(tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    monkeypatch.setitem(networks.FEATURES, "r3d_18", registering.one_layer)
+    return Gate(registering.Corpus(tmp_path / "registered"), store)
 
 
 def make(root: Path, *, bars_tell: bool = False, motion_tells: bool = False) -> Cheat:
@@ -174,14 +204,16 @@ def scores(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: probe["roc_auc"]["value"] for name, probe in metrics["probes"].items()}
 
 
-def test_an_honest_model_passes(tmp_path: Path) -> None:
+def test_an_honest_model_passes(tmp_path: Path, gate: Gate) -> None:
     honest = make(tmp_path, motion_tells=True)
     honest.learn(mean_motion)
     metrics = honest.weigh()
     assert metrics["leaks"] == 0
     assert metrics["video"]["roc_auc"]["low"] > 0.8
     assert max(scores(metrics).values()) < 0.75
-    assert honest.decision(champion=True).promotion == "won"
+    gate.knock()
+    assert gate.knock(tmp_path / "evaluation")["promotion"] == "won"
+    assert gate.champion == "2"
 
 
 def moved(folds: pl.DataFrame, chosen: pl.Expr) -> pl.DataFrame:
@@ -200,7 +232,10 @@ def leaky(folds: pl.DataFrame) -> pl.DataFrame:
 
 
 def test_folds_that_leak_are_caught_by_the_audit_and_by_the_cascade_lookup(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    gate: Gate,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cheat = make(tmp_path)
     divided, audited = cheat.folds, read_json(tmp_path / "split.json", "split")["audit"]
@@ -213,10 +248,14 @@ def test_folds_that_leak_are_caught_by_the_audit_and_by_the_cascade_lookup(
     assert scores(metrics)["cascade"] > 0.9
     assert metrics["best_probe"] == "cascade"
     assert metrics["beats_probes"] is False
-    for champion in (True, False):
-        refused = cheat.decision(champion=champion)
-        assert refused.promotion == "refused"
-        assert refused.reasons[0] == f"The audit found {metrics['leaks']} leaks."
+    leaks = f"The audit found {metrics['leaks']} leaks."
+    refused = gate.knock(tmp_path / "evaluation")
+    assert (refused["promotion"], refused["reasons"][0]) == ("refused", leaks)
+    assert gate.champion is None, "none in service is better than one that cheats"
+    gate.knock()
+    refused = gate.knock(tmp_path / "evaluation")
+    assert (refused["promotion"], refused["reasons"][0]) == ("refused", leaks)
+    assert gate.champion == "2"
     assert f"Yes; the audit found {metrics['leaks']} leaks" in page_of(tmp_path)
     # And such folds never come out of stage split.
     monkeypatch.setattr(split, "divide", lambda *_: leaky(divided))
@@ -235,7 +274,7 @@ def page_of(root: Path) -> str:
     return (root / "evaluation" / "report.html").read_text(encoding="utf-8")
 
 
-def test_one_divided_cascade_is_enough(tmp_path: Path) -> None:
+def test_one_divided_cascade_is_enough(tmp_path: Path, gate: Gate) -> None:
     honest = make(tmp_path, motion_tells=True)
     one = honest.folds.filter(part="fold")["video_id"][0]
     FOLDS.write(tmp_path / "folds.parquet", moved(honest.folds, pl.col("video_id") == one))
@@ -245,11 +284,11 @@ def test_one_divided_cascade_is_enough(tmp_path: Path) -> None:
     assert metrics["beats_probes"] is True, "only the audit can see this one"
     assert note_of(metrics).startswith("**These numbers prove nothing")
     assert headline_of(metrics)["leaks"] == tracked_metrics(metrics)["audit/leaks"] > 0
-    assert honest.decision(champion=True).promotion == "refused"
-    assert honest.decision(champion=False).promotion == "refused"
+    assert gate.knock(tmp_path / "evaluation")["promotion"] == "refused"
+    assert gate.champion is None
 
 
-def test_a_model_of_shuffled_labels_is_at_chance_and_refused(tmp_path: Path) -> None:
+def test_a_model_of_shuffled_labels_is_at_chance_and_refused(tmp_path: Path, gate: Gate) -> None:
     cheat = make(tmp_path, motion_tells=True)
     cheat.learn(lambda clip: clip[0].mean(axis=0).ravel(), shuffled=True)
     metrics = cheat.weigh()
@@ -257,14 +296,18 @@ def test_a_model_of_shuffled_labels_is_at_chance_and_refused(tmp_path: Path) -> 
     assert found["low"] < 0.5 < found["high"]
     assert metrics["leaks"] == 0
     assert metrics["beats_probes"] is False
-    refused = cheat.decision(champion=True)
-    assert (refused.promotion, refused.beats_probes) == ("refused", False)
-    assert "does not beat the probes" in refused.reasons[1]
-    first = cheat.decision(champion=False)
-    assert (first.promotion, first.beats_probes) == ("unopposed", False)
+    first = gate.knock(tmp_path / "evaluation")
+    assert (first["promotion"], first["beats_probes"]) == ("unopposed", False)
+    assert gate.knock()["promotion"] == "won"
+    refused = gate.knock(tmp_path / "evaluation")
+    assert (refused["promotion"], refused["beats_probes"]) == ("refused", False)
+    assert "does not beat the probes" in refused["reasons"][1]
+    assert gate.champion == "2"
 
 
-def test_a_model_that_reads_black_bars_is_reached_by_their_probe(tmp_path: Path) -> None:
+def test_a_model_that_reads_black_bars_is_reached_by_their_probe(
+    tmp_path: Path, gate: Gate
+) -> None:
     cheat = make(tmp_path, bars_tell=True)
     cheat.learn(black_rows)
     metrics = cheat.weigh()
@@ -275,7 +318,9 @@ def test_a_model_that_reads_black_bars_is_reached_by_their_probe(tmp_path: Path)
     assert found["low"] > max(others.values()), "what sees no pixels does not catch it"
     assert metrics["best_probe"] in ("bars", "frame")
     assert metrics["beats_probes"] is False
-    refused = cheat.decision(champion=True)
-    assert (refused.promotion, refused.beats_probes) == ("refused", False)
-    assert f"'{metrics['best_probe']}'" in refused.reasons[1]
+    gate.knock()
+    refused = gate.knock(tmp_path / "evaluation")
+    assert (refused["promotion"], refused["beats_probes"]) == ("refused", False)
+    assert f"'{metrics['best_probe']}'" in refused["reasons"][1]
+    assert gate.champion == "1"
     assert "not shown to beat" in page_of(tmp_path)
