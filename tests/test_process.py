@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -43,10 +44,23 @@ def test_a_stage_ends_when_what_started_it_is_killed(shell: str) -> None:
     killed_after_ready(starter_of(CHILD, shell), within_s=10)
 
 
+def test_a_stage_ends_when_dvc_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "end_with_parent.py"
+    program.write_text(CHILD, encoding="utf-8")
+    stage = {"cmd": f"{sys.executable} {program}", "always_changed": True}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"train": stage}}), encoding="utf-8")
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--quiet", "--no-scm"], cwd=tmp_path, check=True)
+    starter = subprocess.Popen(
+        [*dvc, "repro"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    killed_after_ready(starter, within_s=10)
+
+
 def killed_after_ready(starter: subprocess.Popen[str], *, within_s: float) -> str:
     """Kill a starter once its stage is ready; the stage has to end, too. Gives what it said."""
     assert starter.stdout is not None
-    assert starter.stdout.readline() == "ready\n"
+    assert "ready\n" in iter(starter.stdout.readline, "")
     family = psutil.Process(starter.pid).children(recursive=True)
     stages = [member for member in family if "end_with_parent" in " ".join(member.cmdline()[-1:])]
     assert stages

@@ -2,6 +2,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from logging import FileHandler
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,38 @@ def test_the_end_is_in_the_file_and_left_to_the_command_line(
     assert "ERROR fvc.training.log: epoch 3: diverged. Go slower.\n" in kept[0]
     assert kept[1].endswith("ended by KeyboardInterrupt: \n")
     assert capsys.readouterr().err == ""
+
+
+def on_a_full_disk(target: Path, end: Exception | None) -> None:
+    """A training whose log has no room for what it says, and which ends of something else."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full, training_log(target, "r1", Kept()):
+        [handler] = [
+            each
+            for each in logging.getLogger().handlers
+            if isinstance(each, FileHandler) and each.baseFilename == str(target)
+        ]
+        before = handler.setStream(full)
+        assert before is not None
+        before.close()
+        if end is not None:
+            raise end
+        logger.info("epoch 1 is done")
+        raise AssertionError("nobody would know that the log has a gap")
+
+
+def test_a_full_disk_ends_what_is_logged(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        on_a_full_disk(tmp_path / "train.log", None)
+
+
+def test_a_full_disk_does_not_hide_what_ended_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FvcError, match="diverged"):
+        on_a_full_disk(tmp_path / "train.log", FvcError("epoch 3", "diverged", "Go slower"))
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"warning: {tmp_path / 'train.log'} is not whole")
+    assert said.endswith("No space left on device")
 
 
 def test_afterwards_everything_is_as_before(tmp_path: Path) -> None:

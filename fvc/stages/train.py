@@ -65,6 +65,7 @@ CODE = (
     "predict.py",
     "recompression.py",
     "seeding.py",
+    "stages/train.py",
     "training/checkpoint.py",
     "training/diagnostics.py",
     "training/epoch.py",

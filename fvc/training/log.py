@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -26,6 +26,14 @@ class _Terminal(logging.Handler):
         tqdm.write(text, file=sys.stderr)
 
 
+class _File(logging.FileHandler):
+    """Beside the checkpoints; a full disk ends the training, as it does everywhere else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        del record
+        raise
+
+
 @contextmanager
 def training_log(target: Path, run_id: str, keep: Callable[[Path], None]) -> Iterator[None]:
     """Log what the block says, and what Python warns of, to standard error and to a file.
@@ -41,7 +49,7 @@ def training_log(target: Path, run_id: str, keep: Callable[[Path], None]) -> Ite
     title = f"MLflow run {run_id}\n"
     target.parent.mkdir(parents=True, exist_ok=True)
     _begin(target, title)
-    written = logging.FileHandler(target, encoding="utf-8")
+    written = _File(target, encoding="utf-8")
     written.setFormatter(logging.Formatter(FORMAT))
     handlers = (_Terminal(), written)
     root, ours = logging.getLogger(), logging.getLogger("fvc")
@@ -50,22 +58,27 @@ def training_log(target: Path, run_id: str, keep: Callable[[Path], None]) -> Ite
     for handler in handlers:
         root.addHandler(handler)
     logging.captureWarnings(True)
+    end: BaseException | None = None
     try:
         yield
-    except FvcError as error:
-        # The command line prints it on standard error.
-        written.handle(_record(f"{error}"))
-        raise
     except BaseException as error:
-        written.handle(_record(f"ended by {type(error).__name__}: {error}"))
+        end = error
         raise
     finally:
         logging.captureWarnings(False)
         for handler in handlers:
             root.removeHandler(handler)
-            handler.close()
         ours.setLevel(level)
-        keep(target)
+        try:
+            with closing(written):
+                if end is not None:
+                    written.handle(_record(_said_of(end)))
+            keep(target)
+        except Exception as error:
+            # On a full disk, or without MLflow: what ended the training matters more.
+            if end is None:
+                raise
+            sys.stderr.write(f"warning: {target} is not whole, or not in MLflow: {error}\n")
 
 
 def _begin(target: Path, title: str) -> None:
@@ -75,6 +88,11 @@ def _begin(target: Path, title: str) -> None:
             if stream.readline() == title:
                 return
     target.write_text(title, encoding="utf-8")
+
+
+def _said_of(end: BaseException) -> str:
+    # The command line prints the first kind on standard error as it is.
+    return f"{end}" if isinstance(end, FvcError) else f"ended by {type(end).__name__}: {end}"
 
 
 def _record(message: str) -> logging.LogRecord:

@@ -168,8 +168,13 @@ class Training:
         return {name: weights for name, weights in stages.items() if weights}
 
     def is_finite(self) -> bool:
-        """Whether no weight is NaN or infinite; reading it waits for the device."""
-        return all(bool(each.detach().isfinite().all()) for each in self.network.parameters())
+        """Whether no weight and no statistic is NaN or infinite; reading it waits for the device.
+
+        After an overflow in fp16 a scaler skips the step: the weights are as before, what batch
+        normalisation has averaged is not.
+        """
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        return all(bool(each.detach().isfinite().all()) for each in tensors)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, which torch.load takes with weights_only."""
