@@ -1,6 +1,7 @@
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import polars as pl
@@ -65,6 +66,29 @@ def test_folds_share_one_parent(store: MlflowClient, folds: pl.DataFrame, tmp_pa
     children = runs_of(store, "fold")
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert len(children) == 2
+
+
+def test_folds_that_start_at_once_share_one_parent(
+    store: MlflowClient, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, fold_run = MlflowClient.create_run, tracking.fold_run
+    firsts: list[str] = []
+
+    def another_is_faster(client: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        if not firsts:
+            firsts.append("")
+            with fold_run(IDENTITY, 1, folds, binding="b", runs=tmp_path / "runs") as other:
+                firsts.append(other.run_id)
+        return create(client, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "create_run", another_is_faster)
+    with fold_run(IDENTITY, 0, folds, binding="b", runs=tmp_path / "runs") as one:
+        pass
+    [parent] = runs_of(store, "cross-validation")
+    parents = [
+        store.get_run(run).data.tags["mlflow.parentRunId"] for run in (one.run_id, firsts[1])
+    ]
+    assert parents == [parent.info.run_id] * 2
 
 
 def test_a_finished_fold_stays_with_its_cross_validation(

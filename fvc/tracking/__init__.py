@@ -115,6 +115,11 @@ def cross_validation_run(client: MlflowClient, identity: Identity) -> str:
     name = named_after(name, tags["fvc.changed"])
     tags = resolve_tags({**tags, MLFLOW_SOURCE_NAME: "dvc repro"})
     run_id = client.create_run(experiment_id(client), tags=tags, run_name=name).info.run_id
+    # Folds that started at once may each have made one: all take the oldest.
+    oldest = find_runs(client, known)[0].info.run_id
+    if oldest != run_id:
+        client.delete_run(run_id)
+        return oldest
     log_params(client, run_id, identity.flat_params())
     return run_id
 
