@@ -73,7 +73,9 @@ def test_the_first_clean_candidate_is_unopposed_whatever_it_scores() -> None:
     weak = decide(replace(alone, roc_auc_low=0.1))
     assert (weak.promotion, weak.beats_probes) == ("unopposed", False)
     assert decide(replace(alone, leaks=1)).promotion == "refused"
-    assert decide(replace(alone, withdrawn=True)).promotion == "refused"
+    withdrawn = decide(replace(alone, withdrawn=True))
+    assert withdrawn.promotion == "refused"
+    assert "Without its tag 'fvc.withdrawn'" in " ".join(withdrawn.reasons), "there is a way back"
 
 
 def test_a_decision_survives_json() -> None:

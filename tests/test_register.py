@@ -1,4 +1,5 @@
 import json
+import subprocess
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -64,6 +65,16 @@ def test_the_best_fold_by_validation_becomes_the_first_champion(
 
     before = (corpus.root / "registered.json").read_bytes()
     assert again() == (before, 1), "the same candidate was registered twice or decided otherwise"
+
+
+def test_a_version_names_the_commit_it_was_made_of(corpus: Corpus, store: MlflowClient) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for command in (("init", "--quiet"), (*identity, "commit", "--quiet", "--allow-empty", "-mx")):
+        subprocess.run(("git", *command), cwd=corpus.root, check=True)
+    corpus.register()
+    asked = ("git", "rev-parse", "HEAD")
+    head = subprocess.run(asked, cwd=corpus.root, check=True, capture_output=True, text=True)
+    assert aliased(store, "champion").tags["mlflow.source.git.commit"] == head.stdout.strip()
 
 
 def test_a_registered_model_answers(corpus: Corpus, store: MlflowClient) -> None:

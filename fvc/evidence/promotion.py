@@ -85,9 +85,7 @@ def decide(evidence: Evidence) -> Decision:
     """
     clean, beats, reasons = _own_clauses(evidence)
     if evidence.withdrawn:
-        reasons.append(
-            "This version was taken out of service by 'fvc rollback', which alone brings it back."
-        )
+        reasons.append(_withdrawn_reason(evidence.opponent))
     promotion: Promotion
     if evidence.opponent is None:
         passed, promotion = clean, "unopposed"
@@ -134,6 +132,13 @@ def _probe_reason(evidence: Evidence, beats: bool) -> str:
         f"out-of-fold ROC-AUC starts at {low:.3f}, {lies} the best probe, "
         f"'{evidence.best_probe}' ({score:.3f})."
     )
+
+
+def _withdrawn_reason(opponent: Opponent | None) -> str:
+    if opponent is None:
+        remedy = "Without its tag 'fvc.withdrawn' ('mlflow ui', Models) it may serve again."
+        return f"This version was taken out of service. {remedy}"
+    return "This version was taken out of service by 'fvc rollback', which alone brings it back."
 
 
 def _opponent_reason(opponent: Opponent) -> str:

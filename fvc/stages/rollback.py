@@ -24,7 +24,7 @@ def run() -> None:
     champion = registry.version_of(client, "champion")
     previous = registry.version_of(client, "previous")
     if champion is None:
-        remedy = "Run 'dvc repro -f -s register'"
+        remedy = "Give it to the version that shall serve, in 'mlflow ui'"
         raise FvcError(registry.NAME, "no version has the alias 'champion'", remedy)
     if previous is None:
         cause = "no version has the alias 'previous', as no champion was replaced yet"
