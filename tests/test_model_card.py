@@ -67,6 +67,13 @@ def test_wear_of_the_locked_test_is_said() -> None:
     assert "read **7 times** so far" in model_card(replace(FACTS, readings=7))
 
 
+def test_a_card_fits_into_a_server_s_tables_however_many_slices_are_worse() -> None:
+    card = model_card(replace(FACTS, slices=[WORSE] * 40))
+    assert "- and 35 more, which the report has" in card
+    # Reasons and identities are longer in life.
+    assert len(card) < 4200, "of 5,000"
+
+
 def test_only_slices_that_are_shown_to_be_worse_are_called_worse() -> None:
     other = {**WORSE, "name": "1", "excess_error": {"error": 0.3, "corrected": 1, "worse": False}}
     untested = {**other, "excess_error": {"error": 0.3, "corrected": None, "worse": False}}

@@ -10,6 +10,9 @@ from fvc.evidence.metrics import Estimate
 from fvc.evidence.promotion import Decision
 from fvc.report.wording import estimate_text
 
+# MLflow's tables take 5,000 characters on a server.
+MAX_SLICES = 5
+
 MEASURES: Mapping[str, str] = {
     "roc_auc": "ROC-AUC",
     "macro_f1": "macro-F1",
@@ -166,6 +169,9 @@ def _worse(slices: Sequence[Mapping[str, Any]]) -> str:
     tested = sum(found["excess_error"]["corrected"] is not None for found in slices)
     if not tested:
         return "No slice could be tested: each, or its rest, has too few cascades."
+    more = len(lines) - MAX_SLICES
+    if more > 0:
+        lines[MAX_SLICES:] = [f"- and {more} more, which the report has"]
     return "\n".join(lines) or (
         f"No slice is shown to be worse than the rest; {tested} of {len(slices)} could be tested."
     )

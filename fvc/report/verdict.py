@@ -198,6 +198,7 @@ def _facts(
             "Is any cascade in two parts of the split?",
             f"{'No' if num_leaks == 0 else 'Yes'}; the audit found {counted(num_leaks, 'leak')}",
         ),
+        ("May it replace the model in service?", _may_serve(beaten, num_leaks)),
         (
             "How many videos get a verdict?",
             f"{percent_text(coverage.value)}; the others are uncertain",
@@ -229,6 +230,15 @@ def _usable(availability: Availability) -> str:
     if not annotated:
         return "nothing is annotated as real or fake"
     return f"{usable:,} of {counted(annotated, 'real or fake video')} ({usable / annotated:.0%})"
+
+
+def _may_serve(beaten: bool, num_leaks: int) -> str:
+    """What the gate's first clauses say; the locked test is read only after this page is made."""
+    if num_leaks:
+        return "No; not even where none is in service, because of the leaks"
+    if not beaten:
+        return "No; where none is in service it may be the first, and its model card says so"
+    return "Yes, unless it is worse on the locked test; the model card says what came of it"
 
 
 def note_of(metrics: Mapping[str, Any]) -> str:

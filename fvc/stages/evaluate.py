@@ -156,7 +156,7 @@ def perturb(
     if found.effects:
         target = folder / "robustness.png"
         plots.save(robustness_figure(found), target)
-        pictures.append(report.Picture(image=target.read_bytes(), caption=CAPTION, wide=True))
+        pictures.append(report.Picture(image=target.read_bytes(), caption=CAPTION))
     return robustness_section(found, pictures)
 
 
