@@ -53,6 +53,17 @@ def test_the_full_scale_is_the_one_of_the_protocol(tmp_path: Path) -> None:
     assert params.model.pretrained == "kinetics400"
 
 
+def test_the_longer_scale_leaves_the_traces_of_manipulations(tmp_path: Path) -> None:
+    params, quick = (
+        compose(tmp_path / "params.yaml", "scale=longer"),
+        load_params(ROOT / "params.yaml"),
+    )
+    assert params.clips == replace(quick.clips, num_clips=3)
+    assert params.train.patience == params.train.epochs, "it is not cut short"
+    weakening = ("noise", "blur", "downscale", "recompression")
+    assert [getattr(params.augment, name).probability for name in weakening] == [0, 0, 0, 0]
+
+
 def test_one_flag_asks_for_a_single_division(tmp_path: Path) -> None:
     split = compose(tmp_path / "params.yaml", "split=single").split
     assert (split.scheme, split.folds) == ("single", (0,))

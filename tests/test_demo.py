@@ -214,7 +214,7 @@ def test_a_repeated_stretch_is_seen_three_times(seed: int) -> None:
     assert sum(times == 3 for times in shown.values()) >= 15
 
 
-@pytest.mark.parametrize("name", IN_SPACE)
+@pytest.mark.parametrize("name", sorted({*IN_SPACE} - {"refilm"}))
 @pytest.mark.parametrize("seed", SEEDS)
 def test_changes_in_space_leave_the_rest_of_the_frame_alone(name: str, seed: int) -> None:
     change = IN_SPACE[name](60, 120, 160, np.random.default_rng(seed))
@@ -225,6 +225,19 @@ def test_changes_in_space_leave_the_rest_of_the_frame_alone(name: str, seed: int
         differs = (change(frame, number) != before).any(axis=2)
         assert np.array_equal(frame, before)
         assert 0.01 < differs.mean() < 0.6
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("width", "height"), [(320, 240), (240, 320), (480, 360), (160, 120)])
+def test_the_pattern_of_a_screen_lies_still_and_is_seen_in_a_small_clip(
+    width: int, height: int, seed: int
+) -> None:
+    change = IN_SPACE["refilm"](60, height, width, np.random.default_rng(seed))
+    grey = np.full((height, width, 3), 128, np.uint8)
+    seen = change(grey, 0)
+    assert np.array_equal(seen, change(grey, 59))
+    size = (width * 64 // max(width, height), height * 64 // max(width, height))
+    assert cv2.resize(seen, size, interpolation=cv2.INTER_AREA).std() > 15
 
 
 def test_a_real_video_shows_what_the_camera_saw() -> None:

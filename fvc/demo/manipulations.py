@@ -12,6 +12,9 @@ from fvc.demo.motion import wander
 from fvc.demo.painting import Canvas, add_noise, sensor_noise, stretch
 from fvc.demo.sprites import KINDS, Sprite, draw_sprite, place
 
+# So coarse that a clip of 64 pixels still shows it.
+PATTERN_CELLS = 24
+
 Generator = np.random.Generator
 Order = Int64[np.ndarray, "F"]
 """Which frame of the footage each frame of the clip shows."""
@@ -127,9 +130,23 @@ class Recompress:
         return changed
 
 
+class Refilm:
+    """Filmed again off a screen, whose coarse pattern stays where it is while the scene moves."""
+
+    def __init__(self, num_frames: int, height: int, width: int, generator: Generator) -> None:
+        del num_frames
+        grain_px = max(max(height, width) // PATTERN_CELLS, 1)
+        self.pattern = sensor_noise(int(generator.integers(36, 52)), generator, grain_px)
+
+    def __call__(self, frame: Canvas, number: int) -> Canvas:
+        """Lay the pattern over the frame."""
+        del number
+        return add_noise(frame, self.pattern, 0)
+
+
 IN_TIME: Mapping[str, Callable[[int, Generator], Order]] = MappingProxyType(
     {"freeze": freeze, "repeat": repeat, "retime": retime}
 )
 IN_SPACE: Mapping[str, Callable[[int, int, int, Generator], PixelChange]] = MappingProxyType(
-    {"splice": Splice, "inpaint": Inpaint, "recompress": Recompress}
+    {"splice": Splice, "inpaint": Inpaint, "recompress": Recompress, "refilm": Refilm}
 )

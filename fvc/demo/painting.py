@@ -92,17 +92,19 @@ def box(canvas: Canvas, left: int, top: int, right: int, bottom: int, paint: Col
     canvas[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = paint
 
 
-def sensor_noise(strength: int, generator: np.random.Generator) -> Noise:
+def sensor_noise(strength: int, generator: np.random.Generator, grain_px: int = 1) -> Noise:
     """Make a field of noise of roughly normal distribution, as what it adds and what it takes.
 
     Args:
         strength: Its standard deviation, in levels of 255.
         generator: Decides the field.
+        grain_px: Side of the squares that have one value each.
     """
-    shape = (4, NOISE_SIDE_PX, NOISE_SIDE_PX, 3)
+    shape = (4, *(-(-NOISE_SIDE_PX // grain_px),) * 2, 3)
     # Four uniform bytes have a sum of standard deviation 148.
     total = generator.integers(0, 256, size=shape, dtype=np.uint8).sum(axis=0, dtype=np.int32) - 510
-    levels = total * strength // 148
+    levels = (total * strength // 148).repeat(grain_px, axis=0).repeat(grain_px, axis=1)
+    levels = levels[:NOISE_SIDE_PX, :NOISE_SIDE_PX]
     return levels.clip(0, 255).astype(np.uint8), (-levels).clip(0, 255).astype(np.uint8)
 
 

@@ -34,7 +34,7 @@ LONG_SIZES_PX = ((160, 120), (176, 144), (120, 160), (192, 108))
 LONG_FPS = Fraction(15)
 
 MANIPULATIONS = ("splice", "freeze", "recompress", "repeat", "inpaint", "splice", "retime")
-SECOND_MANIPULATIONS = ("splice", "recompress", "inpaint", "", "")
+SECOND_MANIPULATIONS = (*("refilm",) * 7, "")
 
 ENCODINGS = (
     *(Encoding("libx264", "mp4", "yuv420p"),) * 5,
