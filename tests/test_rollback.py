@@ -60,7 +60,7 @@ def test_it_swaps_and_a_second_time_swaps_back(
 @pytest.mark.parametrize(
     ("alias", "said"),
     [
-        ("champion", "fvc: no version has the alias 'champion'. Run 'dvc repro -f -s register'."),
+        ("champion", "fvc: no version has the alias 'champion'. Give it to the version that shall"),
         ("previous", "fvc: no version has the alias 'previous', as no champion was replaced yet."),
     ],
 )
