@@ -138,6 +138,19 @@ def lock(corpus: Corpus, videos: range) -> None:
     FOLDS.write(corpus.root / "folds.parquet", table.with_columns(part=part))
 
 
+def test_a_champion_is_retired_for_good_and_has_a_way_back(
+    corpus: Corpus, store: MlflowClient
+) -> None:
+    corpus.register()
+    store.set_model_version_tag("fvc", "1", registry.WITHDRAWN, "true")
+    store.delete_registered_model_alias("fvc", "champion")
+    assert corpus.register()["promotion"] == "refused"
+    assert registry.version_of(store, "champion") is None
+    store.delete_model_version_tag("fvc", "1", registry.WITHDRAWN)
+    assert corpus.register()["promotion"] == "unopposed"
+    assert aliased(store, "champion").version == aliased(store, "challenger").version
+
+
 def test_readings_of_the_locked_test_are_counted(corpus: Corpus, store: MlflowClient) -> None:
     assert corpus.register()["locked_readings"] == 1
     assert corpus.register()["locked_readings"] == 1, "a version that is found reads nothing"

@@ -83,15 +83,16 @@ def robustness_figure(found: Robustness) -> Figure:
         # Below each other in pairs: on a phone, five in a row would have no legible letter.
         rows = -(-len(TITLES) // 2)
         figure = Figure(figsize=(4.6, 2.5 * rows), layout="constrained")
-        panels = figure.subplots(rows, 2, sharey=True).ravel()
-        for spare in panels[len(TITLES) :]:
+        cells = figure.subplots(rows, 2, sharey=True).ravel()
+        panels = cells[: len(TITLES)]
+        for spare in cells[len(TITLES) :]:
             spare.remove()
-        for axes, (kind, title) in zip(panels, TITLES.items(), strict=False):
+        for axes, (kind, title) in zip(panels, TITLES.items(), strict=True):
             levels = [(_named(LEVEL_NAMES, each), each.roc_auc) for each in found.of(kind)]
             _draw_curve(axes, [("none", found.reencoded.roc_auc), *levels])
             axes.set_title(title)
             axes.set_xlabel(UNITS[kind])
-        for axes in panels[: len(TITLES) : 2]:
+        for axes in panels[::2]:
             axes.set_ylabel("ROC-AUC")
         panels[0].set_ylim(-0.03, 1.03)
     return figure

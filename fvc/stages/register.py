@@ -159,47 +159,15 @@ def log_candidate(case: Case, scored: pl.DataFrame, run_id: str) -> str:
         )
 
 
-def case_of(
-    params: Params,
-    *,
-    models: Path,
-    evaluation: Path,
-    clips: Path,
-    clips_summary: Path,
-    videos: Path,
-    index: Path,
-    folds: Path,
-) -> Case:
-    """Read all that there is to say about the candidate.
-
-    Raises:
-        FvcError: An input is missing.
-    """
+def candidate_of(params: Params, models: Path, evaluation: Path, videos: pl.DataFrame) -> Candidate:
+    """The best fold's network, which the locked `videos` are to test."""
     fold = best_fold(models, params.split.folds)
     calibrations = read_json(evaluation / "calibration.json", "evaluate")
-    table, known = FOLDS.read(folds), INDEX.read(index)
-    candidate = Candidate(
+    return Candidate(
         fold=fold,
         folder=models / str(fold),
         calibration=Calibration.from_dict(calibrations[str(fold)]),
-        videos=locked.locked_videos(table, known, clips),
-    )
-    return Case(
-        candidate=candidate,
-        places=locked.Places(
-            clips=clips,
-            sees=read_description(candidate.folder)[1],
-            videos=videos,
-            paths=dict(known.select("video_id", "path").rows()),
-        ),
-        metrics=read_json(evaluation / "metrics.json", "evaluate"),
-        slices=read_json(evaluation / "slices.json", "evaluate"),
-        risk_coverage=evaluation / "risk_coverage.csv",
-        identity=tracking.Identity(
-            params=params,
-            data_sha256=read_json(clips_summary, "clips")["data_sha256"],
-            folds_sha256=folds_sha256(table),
-        ),
+        videos=videos,
     )
 
 
@@ -220,29 +188,45 @@ def run(
     Raises:
         FvcError: An input is missing, or the fold's run is not in the store.
     """
-    case = case_of(
-        params,
-        models=models,
-        evaluation=evaluation,
-        clips=clips,
-        clips_summary=clips_summary,
-        videos=videos,
-        index=index,
-        folds=folds,
+    table, known = FOLDS.read(folds), INDEX.read(index)
+    candidate = candidate_of(params, models, evaluation, locked.locked_videos(table, known, clips))
+    case = Case(
+        candidate=candidate,
+        places=locked.Places(
+            clips=clips,
+            sees=read_description(candidate.folder)[1],
+            videos=videos,
+            paths=dict(known.select("video_id", "path").rows()),
+        ),
+        metrics=read_json(evaluation / "metrics.json", "evaluate"),
+        slices=read_json(evaluation / "slices.json", "evaluate"),
+        risk_coverage=evaluation / "risk_coverage.csv",
+        identity=tracking.Identity(
+            params=params,
+            data_sha256=read_json(clips_summary, "clips")["data_sha256"],
+            folds_sha256=folds_sha256(table),
+        ),
     )
+    decision, found = enter(case)
+    write_json(summary, {"fold": candidate.fold, **found, **decision.as_dict()})
+    sys.stderr.write("".join(f"register: {reason}\n" for reason in decision.reasons))
+    said = f"fold {candidate.fold} {decision.outcome}"
+    sys.stderr.write(f"register: {said}; the evidence is in {evaluation / 'report.html'}\n")
+
+
+def enter(case: Case) -> tuple[Decision, dict[str, Any]]:
+    """Give the candidate a version, and decide whether it may serve.
+
+    Returns:
+        The decision, and what the locked test showed, for JSON.
+    """
     client = connect()
     if stopped := registry.finish(client):
         sys.stderr.write(f"register: finished '{stopped.command}', which had been stopped\n")
     version, scored = version_of(client, case)
     measures = measure(case, scored)
     decision, readings = settle(client, version, case, scored, measures)
-    found = {"locked": measures, "locked_readings": readings}
-    write_json(summary, {"fold": case.candidate.fold, **found, **decision.as_dict()})
-    sys.stderr.write("".join(f"register: {reason}\n" for reason in decision.reasons))
-    report = evaluation / "report.html"
-    sys.stderr.write(
-        f"register: fold {case.candidate.fold} {decision.outcome}; the evidence is in {report}\n"
-    )
+    return decision, {"locked": measures, "locked_readings": readings}
 
 
 def version_of(client: MlflowClient, case: Case) -> tuple[ModelVersion, pl.DataFrame]:
