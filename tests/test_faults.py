@@ -222,25 +222,27 @@ def test_a_full_disk_ends_in_one_line_and_costs_no_finished_step(
     assert weights_of(network) == weights_of(whole)
 
 
+@pytest.mark.parametrize("name", ["classifier.bias", "running_var"], ids=["weight", "statistic"])
 @pytest.mark.parametrize("engine", [ENGINE, EVERY_STEP])
-def test_weights_that_are_no_numbers_take_no_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: EngineConfig
+def test_what_is_no_number_takes_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: EngineConfig, name: str
 ) -> None:
     step, made = Training.step, []
 
-    def poisoned(training: Training, *arguments: Any) -> None:
+    def overflowing(training: Training, *arguments: Any) -> None:
         step(training, *arguments)
         made.append(1)
         if len(made) == 4:
-            with torch.no_grad():
-                training.network.classifier.bias.fill_(torch.nan)
+            state = training.network.state_dict()
+            [*_, poisoned] = [value for key, value in state.items() if key.endswith(name)]
+            poisoned.fill_(torch.inf)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "step", poisoned)
+        patch.setattr(Training, "step", overflowing)
         with pytest.raises(FvcError, match="diverged"):
             train(tmp_path, engine=engine, is_stopped=lambda: len(made) == 4)
     network, _ = train(tmp_path)
-    assert all(value.isfinite().all() for value in network.parameters()), "NaN was resumed"
+    assert all(value.isfinite().all() for value in network.state_dict().values()), "resumed"
 
 
 def test_memory_that_runs_out_beside_the_clips_ends_in_one_line(
