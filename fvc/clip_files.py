@@ -99,6 +99,22 @@ def read_key(source: Path) -> str | None:
     return stamp and stamp.key
 
 
+def require_key(source: Path, stage: str) -> str:
+    """The key of a tensor file.
+
+    Args:
+        source: Written by `save_clips`.
+        stage: The one whose output it is, named in errors.
+
+    Raises:
+        FvcError: The file is missing or damaged.
+    """
+    stamp = read_stamp(source)
+    if stamp is None:
+        raise (_damaged if source.exists() else _missing)(source, stage)
+    return stamp.key
+
+
 def load_clips(source: Path, stage: str) -> "UInt8[Tensor, 'N T C H W']":
     """Map a tensor file into memory; pages are read when they are used.
 

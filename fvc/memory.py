@@ -104,7 +104,7 @@ def release() -> None:
             # The device may report only now that it had no memory a moment ago.
             if not is_out_of_memory(error):
                 raise
-            logger.warning("memory was not given back: %s", _first_line(str(error)))
+            logger.warning("memory was not given back: %s", first_line(str(error)))
 
 
 def halved(clips_at_once: int, said: str = "") -> int:
@@ -121,7 +121,7 @@ def halved(clips_at_once: int, said: str = "") -> int:
     if clips_at_once < 1:
         raise ValueError(f"clips_at_once is {clips_at_once}, below 1")
     if clips_at_once == 1:
-        told = f" ({_first_line(said)})" if said.strip() else ""
+        told = f" ({first_line(said)})" if said.strip() else ""
         remedy = (
             "Lower clips.num_frames or clips.side_px in params.yaml, end other programs that use "
             "the device, or take a device with more memory"
@@ -130,10 +130,20 @@ def halved(clips_at_once: int, said: str = "") -> int:
     return clips_at_once // 2
 
 
-def exhausted(said: str) -> FvcError:
-    """Say that memory ran out where fewer clips at once would not help."""
-    remedy = "End other programs that use the device, then start again: it goes on from there"
-    return FvcError("memory", f"ran out beside the clips ({_first_line(said)})", remedy)
+@contextmanager
+def exhaustion_in_one_line() -> Iterator[None]:
+    """Hold work that needs its memory whole: fewer clips at once would not help it.
+
+    Raises:
+        FvcError: Memory ran out in the block.
+    """
+    try:
+        yield
+    except RAISED as error:
+        if not is_out_of_memory(error):
+            raise
+        remedy = "End other programs that use the device, then start again: it goes on from there"
+        raise FvcError("memory", f"ran out ({first_line(str(error))})", remedy) from error
 
 
 def fitting(work: Callable[[int], Item], clips_at_once: int) -> tuple[Item, int]:
@@ -160,7 +170,7 @@ def fitting(work: Callable[[int], Item], clips_at_once: int) -> tuple[Item, int]
         fewer = halved(clips_at_once, said)
         logger.warning(
             "out of memory with %d clips at once, going on with %d (%s)",
-            *(clips_at_once, fewer, _first_line(said)),
+            *(clips_at_once, fewer, first_line(said)),
         )
         clips_at_once = fewer
 
@@ -190,5 +200,6 @@ def _resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """What an error's message says in short: its first line, 200 characters at most."""
     return text.strip().partition("\n")[0][:200]

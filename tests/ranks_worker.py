@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -27,6 +28,7 @@ from fvc.clip_files import save_clips
 from fvc.config import ModelConfig, Params, load_params
 from fvc.distributed import World, world
 from fvc.errors import FvcError, Stopped
+from fvc.predict import video_logits
 from fvc.process import end_with_parent
 from fvc.stages import train
 from fvc.training import loop
@@ -138,17 +140,21 @@ def small_network(micro_batch: int) -> Iterator[None]:
 
 
 @contextmanager
-def little_memory(is_short: Callable[[], bool]) -> Iterator[list[int]]:
-    """More than FITTING clips at once take too much memory; gives the clips of each pass."""
+def little_memory(is_short: Callable[[], bool], place: str = "forward") -> Iterator[list[int]]:
+    """More than FITTING clips at once take too much memory; gives the clips of each pass.
 
-    def forward(training: Training, clips: Tensor, mask: Tensor | None) -> Tensor:
-        passed.append(len(clips))
-        if is_short() and len(clips) > FITTING:
+    `place` is the method of a training in which it runs out.
+    """
+
+    def limited(training: Training, *arguments: Any) -> Any:
+        clips = len(arguments[0]) if place == "forward" else training.micro_batch
+        passed.append(clips)
+        if is_short() and clips > FITTING:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(training, clips, mask)
+        return original(training, *arguments)
 
-    original, passed = Training.forward, list[int]()
-    with patch.object(Training, "forward", forward):
+    original, passed = getattr(Training, place), list[int]()
+    with patch.object(Training, place, limited):
         yield passed
 
 
@@ -197,10 +203,30 @@ def stopped(root: Path, around: World, checkpoints: str, rank: int) -> list[Plac
     raise AssertionError("it was not stopped")
 
 
-def out_of_memory(root: Path, around: World, checkpoints: str, ranks: tuple[int, ...]) -> str:
+def stopped_in_validation(root: Path, around: World, checkpoints: str) -> list[Place]:
+    """The steps that are made until rank 1, which scores fewer videos, has the signal to stop."""
+    steps: list[Place] = []
+
+    def score(network: networks.ClipClassifier, videos: Iterator[Tensor]) -> Any:
+        first = next(videos)
+        if around.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return video_logits(network, chain([first], videos))
+
+    try:
+        with patch.object(train, "video_logits", score):
+            trained(STOPPED, root, around, checkpoints, steps.append)
+    except Stopped:
+        return steps
+    raise AssertionError("it was not stopped")
+
+
+def out_of_memory(
+    root: Path, around: World, checkpoints: str, ranks: tuple[int, ...], place: str = "forward"
+) -> str:
     """How a training ends in which memory becomes short after the first epoch on some ranks."""
     steps: list[Place] = []
-    with little_memory(lambda: around.rank in ranks and steps[-1:] == [(1, 1)]):
+    with little_memory(lambda: around.rank in ranks and steps[-1:] == [(1, 1)], place):
         try:
             trained(SHORT_OF_MEMORY, root, around, checkpoints, steps.append)
         except (FvcError, RuntimeError) as error:
@@ -229,9 +255,11 @@ def found_on(around: World, root: Path) -> dict[str, Any]:
     return {
         "whole": {name: tuple(trained(CASES[name], root, around, name)) for name in CASES},
         "stopped": stopped(root, around, "two, then one", rank=1),
+        "stopped in validation": stopped_in_validation(root, around, "validation"),
         "resumed": tuple(trained(STOPPED, root, around, "one, then two")),
         "written": list(written),
         "all short of memory": out_of_memory(root, around, "all short", (0, 1)),
+        "beside short of memory": out_of_memory(root, around, "beside short", (0, 1), "step"),
         "one short of memory": out_of_memory(root, around, "one short", (1,)),
     }
 

@@ -1,8 +1,9 @@
 """What goes wrong in a training on purpose, and what must come of it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from torch import Tensor, nn
 from fvc.config import EngineConfig
 from fvc.errors import FvcError, Stopped
 from fvc.networks import ClipClassifier
+from fvc.precision import Precision
+from fvc.training import epoch, resuming
+from fvc.training.epoch import StepDone
 from fvc.training.state import Training
 
 EIGHT = replace(CONFIG, batch_size=8, mixed_precision=False)
@@ -44,10 +48,29 @@ def network_without_statistics() -> ClipClassifier:
     return ClipClassifier(features, channels=8, dropout=0.0, clips=clips_config(1, 2, 16))
 
 
+NO_ROOM = "CUDA out of memory. Tried to allocate 2.00 GiB"
+
+
+def fail(*_: object) -> None:
+    raise torch.OutOfMemoryError(NO_ROOM)
+
+
+def fail_in_backward(training: Training) -> None:
+    """The next backward pass fails, after most gradients were added to those before."""
+
+    def failing(_: Tensor) -> None:
+        handle.remove()
+        fail()
+
+    handle = training.moving[0].register_hook(failing)  # type: ignore[no-untyped-call]
+
+
 class Memory:
     """So little of it that a pass of more than `room` clips fails, from one pass on."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, room: int, since: int = 0) -> None:
+    def __init__(
+        self, patch: pytest.MonkeyPatch, room: int, since: int = 0, backward: bool = False
+    ) -> None:
         self.passes: list[int] = []
         forward = Training.forward
 
@@ -55,37 +78,53 @@ class Memory:
             self.passes.append(len(clips))
             logits = forward(training, clips, mask)
             if len(self.passes) > since and len(clips) > room:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+                fail_in_backward(training) if backward else fail()
             return logits
 
         patch.setattr(Training, "forward", limited)
 
 
-@pytest.mark.parametrize(("room", "since"), [(4, 0), (4, 3), (2, 1), (1, 2)])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    ("size", "room", "since"),
+    [(8, 4, 0), (8, 4, 3), (8, 2, 1), (8, 1, 2), (2, 1, 0), (2, 1, 1), (3, 1, 4)],
+)
 def test_out_of_memory_leaves_the_steps_and_their_clips_as_they_were(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, since: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    room: int,
+    since: int,
+    backward: bool,
 ) -> None:
-    batches = MadeBatches(size=8)
-    whole = network_without_statistics()
-    _, expected = train(tmp_path / "whole", config=EIGHT, network=whole, batches=batches)
-    Memory(monkeypatch, room, since)
-    network = network_without_statistics()
-    steps: list[int] = []
+    """Batches below four are summed, two to a step."""
+    config, batches = replace(EIGHT, batch_size=size), MadeBatches(size)
+    whole, network = network_without_statistics(), network_without_statistics()
+    made: dict[str, list[StepDone]] = {"whole": [], "limited": []}
+    _, expected = train(
+        tmp_path / "whole",
+        config=config,
+        network=whole,
+        batches=batches,
+        on_step=made["whole"].append,
+    )
+    Memory(monkeypatch, room, since, backward)
     _, result = train(
         tmp_path / "limited",
-        config=EIGHT,
+        config=config,
         network=network,
         batches=batches,
-        on_step=lambda step: steps.append(step.epoch),
+        on_step=made["limited"].append,
     )
-    assert steps == [0, 1, 2, 3, 4], "a step was lost or made twice"
+    places = {run: [step[:3] for step in steps] for run, steps in made.items()}
+    assert places["limited"] == places["whole"], "a step was lost or made twice"
     for given, wanted in zip(result.history, expected.history, strict=True):
         assert given["train/loss"] == pytest.approx(wanted["train/loss"], abs=1e-5)
         assert given["train/learning_rate"] == wanted["train/learning_rate"]
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, whole.state_dict()[name], atol=1e-4, rtol=1e-3)
     assert result.history[-1]["train/micro_batch_size"] == room
-    assert result.history[-1]["train/batch_size"] == 8
+    assert result.history[-1]["train/batch_size"] == size
 
 
 def test_the_step_is_begun_anew_as_if_it_had_not_been_tried(
@@ -145,21 +184,22 @@ def test_another_error_is_not_taken_for_a_want_of_memory(
         train(tmp_path)
 
 
+EVERYTHING = replace(
+    CONFIG,
+    ema_decay=0.9,
+    mixup_alpha=0.4,
+    label_smoothing=0.1,
+    schedule="cosine",
+    warmup_epochs=0.5,
+    fine_tuning="gradual",
+    unfreeze_epochs=(1, 2),
+)
+"""All that has a state, or draws lots."""
+
+
 @pytest.mark.parametrize("steps", range(1, 10))
 def test_stopped_within_an_epoch_it_goes_on_from_that_step(tmp_path: Path, steps: int) -> None:
-    """With everything that has a state: averages, mixed clips, dropout, a falling rate."""
-    config = replace(
-        CONFIG,
-        ema_decay=0.9,
-        mixup_alpha=0.4,
-        label_smoothing=0.1,
-        schedule="cosine",
-        warmup_epochs=0.5,
-        fine_tuning="gradual",
-        unfreeze_epochs=(1, 2),
-        epochs=5,
-    )
-    whole, expected = train(tmp_path / "whole", config=config)
+    whole, expected = train(tmp_path / "whole", config=EVERYTHING)
     asked: list[int] = []
 
     def is_stopped() -> bool:
@@ -167,11 +207,11 @@ def test_stopped_within_an_epoch_it_goes_on_from_that_step(tmp_path: Path, steps
         return len(asked) == steps
 
     with pytest.raises(Stopped):
-        train(tmp_path / "stopped", config=config, is_stopped=is_stopped)
+        train(tmp_path / "stopped", config=EVERYTHING, is_stopped=is_stopped)
     done: list[tuple[int, int]] = []
     network, result = train(
         tmp_path / "stopped",
-        config=config,
+        config=EVERYTHING,
         on_step=lambda step: done.append((step.epoch, step.done)),
     )
     assert len(done) == 10 - steps, "a step was made twice"
@@ -245,12 +285,165 @@ def test_what_is_no_number_takes_no_checkpoint(
     assert all(value.isfinite().all() for value in network.state_dict().values()), "resumed"
 
 
-def test_memory_that_runs_out_beside_the_clips_ends_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+class Shortage:
+    """Memory that runs out at chosen calls of something, after it has done its work."""
 
-    monkeypatch.setattr(Training, "step", failing)
-    with pytest.raises(FvcError, match=r"ran out beside the clips \(CUDA out of memory"):
-        train(tmp_path)
+    def __init__(self, *calls: int) -> None:
+        self.calls, self.called = calls, 0
+
+    def after(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def limited(*arguments: Any, **named: Any) -> Any:
+            done = work(*arguments, **named)
+            self.called += 1
+            if self.called in self.calls:
+                fail()
+            return done
+
+        return limited
+
+
+BESIDE_THE_CLIPS: dict[str, tuple[object, str]] = {
+    "optimizer": (Training, "step"),
+    "optimizer's room": (Training, "begin_epoch"),
+    "gradients' norms": (epoch, "gradient_norms"),
+    "next batch": (MadeBatches, "batches"),
+    "checkpoint": (resuming, "save_checkpoint"),
+}
+
+
+@pytest.mark.parametrize("calls", [(2,), (3, 4), (2, 4, 5)])
+@pytest.mark.parametrize("place", BESIDE_THE_CLIPS)
+def test_memory_that_runs_out_beside_the_clips_costs_no_step(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+    calls: tuple[int, ...],
+) -> None:
+    config, batches = replace(EIGHT, ema_decay=0.5), MadeBatches(size=8)
+    whole, expected = train(
+        tmp_path / "whole",
+        config=config,
+        network=network_without_statistics(),
+        batches=batches,
+    )
+    shortage = Shortage(*calls)
+    owner, name = BESIDE_THE_CLIPS[place]
+    monkeypatch.setattr(owner, name, shortage.after(getattr(owner, name)))
+    seen: list[int] = []
+    network, result = train(
+        *(tmp_path / "short", lambda history: seen.append(len(history)), config),
+        network=network_without_statistics(),
+        batches=batches,
+        engine=EVERY_STEP,
+    )
+    assert shortage.called >= max(calls), "memory never ran out"
+    assert caplog.text.count("out of memory beside the clips") == len(calls)
+    assert sorted({*seen}) == [1, 2, 3, 4, 5], "an epoch was never told of"
+    assert result.history[-1]["train/micro_batch_size"] == 8 / 2 ** len(calls)
+    for given, wanted in zip(result.history, expected.history, strict=True):
+        assert given["train/loss"] == pytest.approx(wanted["train/loss"], abs=1e-5)
+        assert given["train/learning_rate"] == wanted["train/learning_rate"]
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, whole.state_dict()[key], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 6])
+def test_to_go_back_is_to_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Checkpoints come after epochs, in which stages are freed, so whole steps are made again."""
+
+    class Killed(Exception):
+        """Stands for the end of the process."""
+
+    def kill(_: Training) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", Shortage(call).after(Training.step))
+        network, result = train(tmp_path / "back", config=EVERYTHING)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", Shortage(call).after(Training.step))
+        patch.setattr(Training, "require_alone", kill)
+        with pytest.raises(Killed):
+            train(tmp_path / "again", config=EVERYTHING)
+    again, expected = train(tmp_path / "again", config=EVERYTHING)
+    assert expected.history[-1]["train/micro_batch_size"] == 2
+    assert weights_of(network) == weights_of(again)
+    assert comparable(result.history) == comparable(expected.history)
+
+
+def test_memory_that_never_suffices_beside_the_clips_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Training, "step", fail)
+    with pytest.raises(FvcError, match=rf"too small for one clip at a time \({NO_ROOM}\)"):
+        train(tmp_path, config=EIGHT, batches=MadeBatches(8))
+    assert caplog.text.count("out of memory beside the clips") == 3
+    monkeypatch.undo()
+    _, result = train(tmp_path, config=EIGHT, batches=MadeBatches(8))
+    assert result.history[-1]["train/micro_batch_size"] == 1, "it did not know what fits"
+
+
+@pytest.fixture
+def scales(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Those of each step of a training in float16, whose scaler begins too high and soon rises."""
+    half = Precision(torch.device("cpu"), torch.float16)
+    monkeypatch.setattr("fvc.training.state.choose_precision", lambda _: half)
+    step, seen = Training.step, list[float]()
+
+    def scaler(_: Precision) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=3)
+
+    def noting(training: Training, *arguments: Any) -> None:
+        step(training, *arguments)
+        seen.append(training.scaler.get_scale())
+
+    monkeypatch.setattr(Precision, "scaler", scaler)
+    monkeypatch.setattr(Training, "step", noting)
+    return seen
+
+
+HALF = replace(EVERYTHING, epochs=8, patience=8, learning_rate=1.0e-2)
+
+
+def test_float16_skips_what_overflows_and_goes_on_where_it_was_stopped(
+    tmp_path: Path, scales: list[float]
+) -> None:
+    whole, expected = train(tmp_path / "whole", config=HALF)
+    assert expected.precision == "cpu float16"
+    assert any(later < scale for scale, later in pairwise(scales)), "nothing overflowed"
+    assert any(later > scale for scale, later in pairwise(scales)), "it never rose again"
+    assert expected.history[-1]["train/loss"] < expected.history[0]["train/loss"]
+    whole_scales = scales.copy()
+    for steps in (1, 4, 9):
+        scales.clear()
+        folder = tmp_path / str(steps)
+        with pytest.raises(Stopped):
+            train(folder, config=HALF, is_stopped=lambda steps=steps: len(scales) == steps)
+        network, result = train(folder, config=HALF)
+        assert scales == whole_scales
+        assert weights_of(network) == weights_of(whole)
+        assert comparable(result.history) == comparable(expected.history)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_out_of_memory_leaves_the_scale_of_float16_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scales: list[float], backward: bool
+) -> None:
+    config, start = replace(HALF, batch_size=8), Training.begin_epoch
+
+    def begin_small(training: Training, epoch: int) -> None:
+        training.micro_batch = 4
+        start(training, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "begin_epoch", begin_small)
+        small, _ = train(tmp_path / "small", config=config, batches=MadeBatches(8))
+    whole_scales = scales.copy()
+    scales.clear()
+    Memory(monkeypatch, 4, backward=backward)
+    network, _ = train(tmp_path / "short", config=config, batches=MadeBatches(8))
+    assert scales == whole_scales
+    assert weights_of(network) == weights_of(small)

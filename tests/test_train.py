@@ -165,7 +165,7 @@ def test_trained_again_it_is_the_same_bytes_and_the_same_run(
     assert again == first, "a resumed training gives other outputs"
     [run] = fold_runs(store)
     steps = [point.step for point in store.get_metric_history(run.info.run_id, "train/loss")]
-    assert steps == [0, 1], "a step was logged twice"
+    assert steps == [1, 2], "a step was logged twice"
     for checkpoint in (corpus.root / "checkpoints" / "0").iterdir():
         checkpoint.unlink()
     assert contents(corpus.train(0, "anew")) == first, "two trainings from scratch differ"
@@ -278,10 +278,31 @@ def test_a_fold_that_trains_on_one_class_is_refused(corpus: Corpus) -> None:
     assert not (corpus.root / "models").exists()
 
 
-def test_missing_clips_name_the_stage_that_makes_them(corpus: Corpus) -> None:
-    (corpus.root / "clips" / "youtube_03.pt").unlink()
-    with pytest.raises(FvcError, match=r"youtube_03\.pt.*Run 'dvc repro clips'"):
+@pytest.mark.parametrize("name", ["start_training", "score_fold"])
+def test_memory_that_does_not_suffice_for_the_network_ends_in_one_line(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(train, name, fail)
+    with pytest.raises(FvcError, match=r"ran out \(CUDA out of memory.*start again"):
         corpus.train(0)
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["missing", "damaged"])
+@pytest.mark.parametrize(("folder", "stage"), [("clips", "clips"), ("augmented", "augment")])
+def test_missing_clips_name_the_stage_that_makes_them_before_there_is_a_run(
+    corpus: Corpus, store: MlflowClient, folder: str, stage: str, damaged: bool
+) -> None:
+    for file in (corpus.root / folder).glob("*.pt"):
+        file.unlink()
+        if damaged:
+            file.write_bytes(b"damaged")
+    with pytest.raises(FvcError, match=rf"youtube_\d\d\.pt.*[Rr]un 'dvc repro {stage}'") as raised:
+        corpus.train(0)
+    assert ("Delete it" in str(raised.value)) is damaged
+    assert not fold_runs(store)
 
 
 @pytest.mark.parametrize(("batch_size", "stop"), [(1, 2), (3, 3)])
@@ -332,7 +353,7 @@ def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
         assert run.info.status == "FINISHED"
         for name in SERIES:
             steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
-            assert steps == list(range(epochs)), f"{name} has a step twice, or lacks one"
+            assert steps == list(range(1, epochs + 1)), f"{name} has a step twice, or lacks one"
 
 
 def test_other_parameters_from_the_command_line_reach_a_run_of_their_own(

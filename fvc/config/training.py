@@ -184,14 +184,3 @@ class EvaluateConfig(Section):
         for name in ("confidence", "target_error_rate"):
             value = getattr(self, name)
             require(0 < value < 1, f"{name} is {value}, not between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServingConfig(Section):
-    """What the served model accepts."""
-
-    max_mib: float
-    """Largest video, in MiB once base64 is undone."""
-
-    def __post_init__(self) -> None:
-        require(self.max_mib > 0, f"max_mib is {self.max_mib}, not above 0")

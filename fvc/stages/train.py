@@ -2,7 +2,7 @@
 
 import json
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from fvc import tracking
-from fvc.clip_files import read_key
+from fvc.clip_files import require_key
 from fvc.config import Params, TrainConfig, load_params
 from fvc.dataset import Augmentation, ClipDataset
 from fvc.distributed import World, part_of, world
@@ -22,7 +22,7 @@ from fvc.evidence.metrics import Outcomes, confusion_matrix
 from fvc.files import read_json, replacing, sha256_of, sha256_of_file
 from fvc.fold_videos import video_clips, videos_of_fold
 from fvc.loading import ClipLoader
-from fvc.memory import release
+from fvc.memory import exhaustion_in_one_line, release
 from fvc.networks import WEIGHTS, ClipClassifier, build_network, save_network
 from fvc.precision import choose_precision
 from fvc.predict import probability_fake, video_logits
@@ -92,16 +92,22 @@ CODE = (
 def binding_of(
     identity: tracking.Identity, parts: Parts, *, fold: int, clips: Path, augmented: Path
 ) -> str:
-    """A hash of all that the weights depend on: a training with another one starts anew."""
+    """A hash of all that the weights depend on: a training with another one starts anew.
+
+    Raises:
+        FvcError: Clips are missing or damaged.
+    """
     videos = sorted(video_id for part in parts.values() for video_id in part)
     pretrained = Path(identity.params.model.pretrained)
     versions = training_versions(identity.params, augmented)
-    folders = (clips, versions) if isinstance(versions, Path) else (clips,)
+    keys = [require_key(clips / f"{name}.pt", "clips") for name in videos]
+    if isinstance(versions, Path):
+        keys += [require_key(versions / f"{name}.pt", "augment") for name in sorted(parts["train"])]
     return sha256_of(
         [
             identity.cv_key,
             fold,
-            [read_key(folder / f"{name}.pt") for folder in folders for name in videos],
+            keys,
             sha256_of_file(pretrained) if pretrained.is_file() else None,
             [sha256_of_file(PACKAGE / name) for name in CODE],
             str(torch.__version__),
@@ -174,19 +180,19 @@ def validation_by(
     labels = np.array(list(videos.values()))
 
     def validate(network: ClipClassifier) -> dict[str, float]:
-        # One of several ranks cannot leave the others; they stop after the next step.
-        logits = video_logits(network, until(is_stopped, own) if ranks.size == 1 else own)
+        logits = video_logits(network, until(is_stopped, own, ranks))
         return validation_series(np.concatenate(ranks.gather(logits)), labels)
 
     return validate
 
 
-def until(is_stopped: Callable[[], bool], videos: Iterable[Item]) -> Iterator[Item]:
-    """Pass videos on, and raise `Stopped` once the training is to stop."""
-    for video in videos:
-        if is_stopped():
+def until(is_stopped: Callable[[], bool], videos: Sequence[Item], ranks: World) -> Iterator[Item]:
+    """Pass this rank's videos on; raises `Stopped` on all ranks once one of them is to stop."""
+    # Where this rank has fewer than another, the others still ask it.
+    for number in range(ranks.agree_max(len(videos))):
+        if ranks.agree_max(int(is_stopped())):
             raise Stopped("validation", "was stopped", "Start again: no step is made twice")
-        yield video
+        yield from videos[number : number + 1]
 
 
 def score_fold(network: ClipClassifier, parts: Parts, *, fold: int, clips: Path) -> pl.DataFrame:
@@ -258,7 +264,7 @@ def track(run: tracking.OpenRun, fold: int, model: Path, result: FitResult, scra
         run.log_file(source)
     run.log_file(result.checkpoint, name="checkpoint.pt")
     run.set_tag("fvc.weights_sha256", sha256_of_file(model / WEIGHTS))
-    run.set_tag("fvc.best_epoch", str(result.best_epoch))
+    run.set_tag("fvc.best_epoch", str(result.best_epoch + 1))
     run.set_tag("fvc.precision", result.precision)
 
 
@@ -313,7 +319,8 @@ def run(
     `alone`, its run is no part of a cross-validation.
 
     Raises:
-        FvcError: There is no such fold, an input is missing, or training diverged.
+        FvcError: There is no such fold, an input is missing, training diverged, or memory does
+            not suffice for the network and a single clip.
     """
     table, parts = read_parts(params, fold, folds)
     identity = tracking.Identity(
@@ -322,7 +329,7 @@ def run(
         folds_sha256=folds_sha256(table),
     )
     binding = binding_of(identity, parts, fold=fold, clips=clips, augmented=augmented)
-    with ExitStack() as reports:
+    with exhaustion_in_one_line(), ExitStack() as reports:
         with world(choose_precision(params.train.mixed_precision).device) as ranks:
             told: dict[str, Callable[..., None]] = {}
             # Rank 0 alone writes and tracks.

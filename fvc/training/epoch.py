@@ -120,13 +120,11 @@ def _checked_loss(training: Training, outcome: Outcome, epoch: int, step: int) -
 
 def _settings(training: Training, accumulated: int) -> dict[str, float]:
     """What the last step of an epoch was made with."""
-    batch_size = training.config.batch_size
-    share = -(-batch_size // training.world.size)
     return {
         "train/learning_rate": float(training.optimizer.param_groups[-1]["lr"]),
-        "train/batch_size": float(batch_size),
+        "train/batch_size": float(training.config.batch_size),
         "train/micro_batch_size": float(training.micro_batch),
-        "train/accumulation": float(accumulated * -(-share // training.micro_batch)),
+        "train/accumulation": float(accumulated * -(-training.share // training.micro_batch)),
     }
 
 

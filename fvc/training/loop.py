@@ -7,14 +7,7 @@ from pathlib import Path
 
 from fvc.config import EngineConfig
 from fvc.errors import Stopped
-from fvc.memory import (
-    RAISED,
-    exhausted,
-    is_out_of_memory,
-    memory_in_use_mib,
-    release,
-    settled,
-)
+from fvc.memory import RAISED, is_out_of_memory, memory_in_use_mib, release, settled
 from fvc.training.epoch import Loader, StepDone, accumulation_steps, train_epoch
 from fvc.training.resuming import Checkpoints, History, Progress, best_epoch, is_finished
 from fvc.training.state import OutOfMemoryOnRank, Training, Validate
@@ -26,11 +19,17 @@ class Hooks:
 
     on_epoch: Callable[[History], object] = len
     """Called with all rows so far, after the checkpoint of the last one is on disk, and at once
-    when a training is resumed."""
+    when a training is resumed, or goes back there."""
     on_step: Callable[[StepDone], object] = len
-    """Called after each optimizer step."""
+    """Called after each optimizer step; those after the last checkpoint come again where memory ran
+    out beside the clips."""
     is_stopped: Callable[[], bool] = lambda: False
     """Asked after each step; a training that is to stop writes a checkpoint and raises."""
+
+    def resumed(self, history: History) -> None:
+        """Tell of the epochs that were on disk, the last of which may not have been told of."""
+        if history:
+            self.on_epoch(tuple(history))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +60,9 @@ def fit(
 
     Stopped at any moment and called again with equal arguments, it goes on
     from its last checkpoint and ends, on a CPU, with the same bytes as if it
-    had not been stopped.
+    had not been stopped. Where memory runs out in anything but a forward or
+    backward pass, which begins anew by itself, it goes back there, too, and
+    on with half as many clips at once.
 
     Args:
         training: What `start_training` gave; its network ends with the best
@@ -83,17 +84,27 @@ def fit(
     config = training.config
     kept = Checkpoints(checkpoints, binding, training, engine)
     progress = kept.resume()
-    if progress.history:
-        hooks.on_epoch(tuple(progress.history))
+    hooks.resumed(progress.history)
     with settled():
         while not is_finished(progress.history, config):
-            with _leaving_what_is_needed(training, kept, progress):
-                series = _run_epoch(training, loader, progress, engine, kept, hooks)
-                series |= validate(training.scored)
-            progress.end_epoch(series, config.best_by)
-            kept.save(progress)
+            try:
+                with _leaving_what_is_needed(training, kept, progress):
+                    series = _run_epoch(training, loader, progress, engine, kept, hooks)
+                    series |= validate(training.scored)
+                progress.end_epoch(series, config.best_by)
+                kept.save(progress)
+            except RAISED as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error)
+            else:
+                release()
+                hooks.on_epoch(tuple(progress.history))
+                continue
+            # Outside the handler: the error holds the frames that hold the tensors.
             release()
-            hooks.on_epoch(tuple(progress.history))
+            progress = kept.go_back(said)
+            hooks.resumed(progress.history)
     training.network.load_state_dict(kept.best())
     return FitResult(
         history=tuple(progress.history),
@@ -118,10 +129,6 @@ def _leaving_what_is_needed(
     except OutOfMemoryOnRank:
         kept.note_micro_batch()
         raise
-    except RAISED as error:
-        if not is_out_of_memory(error):
-            raise
-        raise exhausted(str(error)) from error
 
 
 def _run_epoch(

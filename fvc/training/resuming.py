@@ -1,16 +1,19 @@
 """Where a training is, and where it goes on after it was stopped at any moment."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from fvc.config import EngineConfig, TrainConfig
 from fvc.errors import FvcError
 from fvc.files import read_json, write_json
+from fvc.memory import first_line, halved
 from fvc.training.checkpoint import (
     Position,
     load_best_weights,
@@ -20,6 +23,8 @@ from fvc.training.checkpoint import (
 )
 from fvc.training.diagnostics import EpochRow, Tally, require_finite
 from fvc.training.state import Training
+
+logger = logging.getLogger(__name__)
 
 NOTE = "micro_batch-{}.json"
 """Of each rank its own: memory mostly runs out on all of them at once."""
@@ -73,15 +78,55 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def resume(self) -> Progress:
-        """Take over the newest checkpoint; the beginning where there is none."""
+        """Take over the newest checkpoint; every rank has to call this.
+
+        Where there is none, the beginning is written: what is short of memory
+        before the next one goes back there.
+        """
         state = load_checkpoint(self._folder, self._binding)
-        progress = Progress()
-        if state is not None:
-            self._training.load_state_dict(state["training"])
-            progress.history, progress.done = state["history"], state["done"]
-            if self._writes:
-                progress.tally.load_state_dict(state["tally"])
+        # Rank 0 must not write before the others have looked.
+        self._training.world.barrier()
+        if state is None:
+            progress = Progress()
+            self.save(progress)
+        else:
+            progress = self._take(state)
         self._take_noted_micro_batch()
+        return progress
+
+    def go_back(self, said: str) -> Progress:
+        """Go on from the newest checkpoint with half as many clips at once.
+
+        Args:
+            said: The message of the error that memory ran out with.
+
+        Raises:
+            FvcError: It was a single clip; or there are other ranks, which are
+                in the midst of a step, and have to start again together; or
+                the checkpoints have been damaged since they were written.
+        """
+        training = self._training
+        training.micro_batch = halved(min(training.micro_batch, training.share), said)
+        logger.warning(
+            "out of memory beside the clips (%s): going back to the last checkpoint, then on with "
+            "%d at once, as many in a step",
+            *(first_line(said), training.micro_batch),
+        )
+        self.note_micro_batch()
+        training.require_alone()
+        state = load_checkpoint(self._folder, self._binding)
+        if state is None:
+            remedy = "Look after the disk, then run 'dvc repro train': it starts anew"
+            raise FvcError(self._folder, "holds no checkpoint that is whole any more", remedy)
+        progress = self._take(state)
+        self._take_noted_micro_batch()
+        return progress
+
+    def _take(self, state: Mapping[str, Any]) -> Progress:
+        self._training.load_state_dict(state["training"])
+        progress = Progress(history=state["history"], done=state["done"])
+        if self._writes:
+            progress.tally.load_state_dict(state["tally"])
         return progress
 
     def save(self, progress: Progress) -> None:

@@ -104,6 +104,11 @@ class Training:
         """The context in which a backward pass averages over the ranks, or does not."""
         return nullcontext() if wanted else not_averaged(self._averaged)
 
+    @property
+    def share(self) -> int:
+        """The most clips of a batch that this rank is given."""
+        return -(-self.config.batch_size // self.world.size)
+
     def require_alone(self) -> None:
         """Refuse to begin a step anew that other ranks are in the midst of.
 
@@ -127,9 +132,7 @@ class Training:
             self.optimizer.zero_grad()
             for buffer, value in zip(buffers, saved, strict=True):
                 buffer.copy_(value)
-            # Made anew: the old one may remember gradients that it has unscaled.
-            self.scaler = self.precision.scaler()
-            self.scaler.load_state_dict(scaler)
+            self.scaler = self._scaler_of(scaler)
             raise
 
     def unscale(self) -> None:
@@ -187,13 +190,22 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Take over what `state_dict` gave, in the midst of a step as well."""
+        self.optimizer.zero_grad()
+        # What the optimizer remembers may be less than it was given room for.
+        self._prepared_for = 0
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.scaler = self._scaler_of(state["scaler"])
         self.micro_batch = state["micro_batch"]
+
+    def _scaler_of(self, state: dict[str, Any]) -> torch.amp.GradScaler:
+        """Made anew: the one in use may remember gradients that it has unscaled."""
+        scaler = self.precision.scaler()
+        scaler.load_state_dict(state)
+        return scaler
 
     def _allocate_optimizer_state(self) -> None:
         """Give the optimizer its memory before the first step, which then cannot fail halfway.
