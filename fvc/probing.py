@@ -14,7 +14,7 @@ from fvc.video import VideoError, VideoInfo, probe, read_frames
 
 CODE = (
     *("fingerprint.py", "probing.py", "sampling.py", "video/__init__.py"),
-    *("video/decoding.py", "video/packets.py", "video/picture.py"),
+    *("video/decoding.py", "video/limits.py", "video/packets.py", "video/picture.py"),
 )
 """The modules behind a result: findings of other code are not taken up again."""
 

@@ -1,4 +1,4 @@
-"""A page in a real browser, on a phone: how wide it is, what it asks for, what the console says."""
+"""A page in a real browser: what is cut off, what it asks for, what the console says."""
 
 import re
 import shutil
@@ -19,7 +19,9 @@ FRAME = """<!DOCTYPE html><title>waiting</title><link rel="icon" href="data:,">
 document.querySelector("iframe").onload = event => {{
   const page = event.target.contentDocument, root = page.documentElement;
   document.title = "too wide by " + (root.scrollWidth - root.clientWidth)
-    + " pictures " + [...page.images].filter(one => one.naturalWidth > 0).length;
+    + " pictures " + [...page.images].filter(one => one.naturalWidth > 0).length
+    + " cut " + [...page.querySelectorAll(".scroll")]
+      .filter(one => one.scrollWidth > one.clientWidth).length;
 }};
 </script>"""
 
@@ -28,18 +30,21 @@ class Seen(NamedTuple):
     """What came of opening a page."""
 
     measured: str
-    """By how many pixels it is wider than the phone, and how many pictures it shows."""
+    """By how many pixels it is wider than the screen, and how many pictures it shows."""
+    cut: int
+    """So many tables are wider than their boxes, and have to be moved to be read."""
     console: list[str]
     asked: list[str]
     """The paths that the browser asked the page's own server for."""
 
 
-def browse(page: str, folder: Path) -> Seen:
+def browse(page: str, folder: Path, width_px: int = PHONE_PX) -> Seen:
     """Open a page.
 
     Args:
         page: Its HTML.
         folder: An empty one, for the page and the browser's profile.
+        width_px: Of the screen.
     """
     asked: list[str] = []
 
@@ -48,7 +53,7 @@ def browse(page: str, folder: Path) -> Seen:
             asked.append(self.path)
 
     (folder / "report.html").write_text(page, encoding="utf-8")
-    (folder / "frame.html").write_text(FRAME.format(width=PHONE_PX), encoding="utf-8")
+    (folder / "frame.html").write_text(FRAME.format(width=width_px), encoding="utf-8")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     thread = Thread(target=server.serve_forever)
     thread.start()
@@ -64,5 +69,5 @@ def browse(page: str, folder: Path) -> Seen:
         server.shutdown()
         thread.join()
         server.server_close()
-    [measured] = re.findall(r"<title>(.*?)</title>", done.stdout)
-    return Seen(measured, re.findall(r".*CONSOLE.*", done.stderr), asked)
+    [(measured, cut)] = re.findall(r"<title>(.*?) cut (\d+)</title>", done.stdout)
+    return Seen(measured, int(cut), re.findall(r".*CONSOLE.*", done.stderr), asked)

@@ -24,6 +24,7 @@ from fvc import networks
 from fvc.clip_files import load_clips, save_clips
 from fvc.errors import FvcError
 from fvc.evidence.fold_outputs import HISTORY_COLUMNS
+from fvc.evidence.probes import PROBES
 from fvc.evidence.summary import headline_of, tracked_metrics
 from fvc.files import read_json, write_json
 from fvc.fold_videos import LABELS
@@ -321,6 +322,6 @@ def test_a_model_that_reads_black_bars_is_reached_by_their_probe(
     gate.knock()
     refused = gate.knock(tmp_path / "evaluation")
     assert (refused["promotion"], refused["beats_probes"]) == ("refused", False)
-    assert f"'{metrics['best_probe']}'" in refused["reasons"][1]
+    assert f"'{PROBES[metrics['best_probe']]}'" in refused["reasons"][1]
     assert gate.champion == "1"
     assert "not shown to beat" in page_of(tmp_path)

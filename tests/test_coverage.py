@@ -79,6 +79,19 @@ def test_intervals_cover_the_truth_as_often_as_they_say(num_groups: int) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("num_groups", "most"), [(56, 0.99), (320, 0.97)])
+def test_intervals_per_cascade_cover_the_truth_at_least_as_often(
+    num_groups: int, most: float
+) -> None:
+    # A cascade's size tells nothing here, so that its weight does not move the truth.
+    found = coverage(num_groups, 1.4, equal_sizes=False, per_group=True)
+    for name in found.keys() - NOT_COVERED - {"coverage"}:
+        own, gain = found[name]
+        assert 0.93 <= own <= most, f"{own:.1%} of the intervals of {name} at 95% hold the truth"
+        assert gain >= 0.92, f"{gain:.1%} of the intervals of the gain in {name} hold the truth"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_groups", "separation"), [(24, 1.4), (56, 4.0)])
 def test_intervals_of_few_groups_or_of_a_near_perfect_model_promise_no_more(
     num_groups: int, separation: float

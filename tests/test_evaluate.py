@@ -285,7 +285,7 @@ def test_perturbed_videos_are_scored_and_reported(filmed: Corpus) -> None:
     assert pl.read_csv(evaluation / "robustness.csv").height == 1 + len(version_names())
     assert (evaluation / "robustness.png").stat().st_size > 0
     page = (evaluation / "report.html").read_text()
-    assert re.search(r"After strong re-compression \(CRF 42\) \d of 6 verdicts change", page)
+    assert re.search(r"After strong re-compression \(CRF 42\), \d of 6 verdicts change", page)
     tested = OUT_OF_FOLD.read(evaluation / "out_of_fold.csv")
     stored = {effect["version"]: effect for effect in found["effects"]}["stored"]
     assert tested.height > 6, "all videos were perturbed, so none was chosen"

@@ -111,15 +111,20 @@ def test_a_fold_and_a_cross_validation_call_their_measures_alike() -> None:
         }
         for number, logit in enumerate([-1.0, 2.0, 0.5, -0.5, -2.0, 1.5])
     ]
-    found = final_results(PREDICTIONS.frame([dict(row) for row in rows]))
+    tested = PREDICTIONS.frame([dict(row) for row in rows])
+    chosen = tested.with_columns(part=pl.lit("validation"), logit=-pl.col("logit"))
+    found = final_results(pl.concat([tested, chosen]))
     assert found["test/accuracy"] == found["test/macro_f1"] == pytest.approx(4 / 6)
     assert found["test/roc_auc"] == pytest.approx(8 / 9)
+    assert found["best/validation_roc_auc"] == pytest.approx(1 / 9), "of the weights that are kept"
     estimates = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in sections.NAMES}
     folds = {name: {"mean": 0.5, "std": 0.1} for name in sections.NAMES}
     whole = tracked_metrics(
         {"video": estimates, "cascade": estimates, "folds": folds, "probes": {}, "leaks": 0}
     )
-    own = {"test/loss", "test/called_fake", "test/logit_std"}
+    best = {f"best/validation_{name}" for name in ("loss", "roc_auc", "macro_f1")}
+    own = {"test/loss", "test/called_fake", "test/logit_std"} | best
+    assert own <= found.keys()
     assert found.keys() - own <= whole.keys()
     missing = {name for name in sections.NAMES if f"test/{name}" not in found}
     assert missing == set(CHOSEN_LATER)
@@ -127,6 +132,7 @@ def test_a_fold_and_a_cross_validation_call_their_measures_alike() -> None:
 
 def test_a_fold_of_one_class_has_what_it_can_have() -> None:
     row = {"video_id": "v", "fold": 0, "part": "test", "label": "fake", "num_clips": 1}
-    found = final_results(PREDICTIONS.frame([{**row, "probability_fake": 0.5, "logit": 0.0}]))
+    row |= {"probability_fake": 0.5, "logit": 0.0}
+    found = final_results(PREDICTIONS.frame([row, {**row, "part": "validation"}]))
     assert found["test/accuracy"] == found["test/recall_fake"] == 1
-    assert "test/roc_auc" not in found
+    assert found.keys().isdisjoint({"test/roc_auc", "best/validation_roc_auc"})

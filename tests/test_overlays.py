@@ -5,7 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fvc.report.overlays import ANIMATED_SIDE_PX, SMALL_BYTES, animation, jpeg, overlay
+from fvc.overlay import overlay
+from fvc.report.overlays import ANIMATED_SIDE_PX, SMALL_BYTES, animation, jpeg
 
 
 def clip(frames: int = 3, height: int = 24, width: int = 32) -> np.ndarray:

@@ -33,8 +33,11 @@ def test_a_candidate_that_holds_every_clause_replaces_the_champion() -> None:
             {"roc_auc_low": 0.65},
             "does not beat the probes: the interval of its out-of-fold ROC-AUC starts at 0.650",
         ),
-        ({"roc_auc_low": 0.65}, "0.050 below the best probe, 'container' (0.700)"),
-        ({"roc_auc_low": 0.7}, "starts at 0.700, at the best probe, 'container' (0.700)"),
+        ({"roc_auc_low": 0.65}, "0.050 below the best probe, 'container and geometry' (0.700)"),
+        (
+            {"roc_auc_low": 0.7},
+            "starts at 0.700, at the best probe, 'container and",
+        ),
         ({"roc_auc_low": None}, "undefined"),
         ({"best_probe": None, "best_probe_roc_auc": None}, "undefined"),
         ({"withdrawn": True}, "was taken out of service by 'fvc rollback'"),

@@ -4,6 +4,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import polars as pl
 import pytest
@@ -12,13 +13,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from registering import Corpus, one_layer
 
-from fvc import networks, serving
+from fvc import networks
 from fvc.clip_files import save_clips
 from fvc.encoding import encode
 from fvc.errors import FvcError
 from fvc.evidence import locked
 from fvc.files import read_json, write_json
 from fvc.records import FOLDS
+from fvc.serving.packaging import ask, load_model
+from fvc.serving.settings import Settings
 from fvc.stages import register, rollback
 from fvc.tracking import registry
 
@@ -80,16 +83,32 @@ def test_a_version_names_the_commit_it_was_made_of(corpus: Corpus, store: Mlflow
 def test_a_registered_model_answers(corpus: Corpus, store: MlflowClient) -> None:
     corpus.register()
     assert aliased(store, "champion").run_id
-    model = serving.load_model("models:/fvc@champion")
+    model = load_model("models:/fvc@champion")
     bright = BytesIO()
     encode(bright, np.full((12, 16, 16, 3), 230, np.uint8), fps=12)
-    answer = serving.ask(model, bright.getvalue())
+    answer = ask(model, bright.getvalue())
     assert answer["error"] is None
     assert answer["probability_fake"] > 0.5
     assert [clip["end_s"] for clip in answer["clips"]] == [1.0]
     run = store.get_run(str(aliased(store, "champion").run_id))
     logged = store.search_logged_models([run.info.experiment_id])
     assert [entry.source_run_id for entry in logged] == [run.info.run_id], "it lies elsewhere"
+
+
+def test_other_limits_make_another_version_and_no_reading(
+    corpus: Corpus, store: MlflowClient
+) -> None:
+    corpus.register()
+    limits = replace(corpus.params.serving, max_mib=5.0)
+    corpus.params = replace(corpus.params, serving=limits)
+    decided = corpus.register()
+    assert str(aliased(store, "champion").version) == "2", decided["reasons"]
+    assert decided["locked_readings"] == 1, "the same weights on the same videos"
+    path = mlflow.artifacts.download_artifacts("models:/fvc@champion")
+    settings = read_json(Path(path) / "artifacts" / "network" / "serving.json", "register")
+    assert settings["limits"]["max_mib"] == 5.0
+    corpus.register()
+    assert str(aliased(store, "challenger").version) == "2"
 
 
 def test_a_worse_candidate_challenges_and_is_refused(corpus: Corpus, store: MlflowClient) -> None:
@@ -237,7 +256,7 @@ def test_a_champion_that_sees_other_clips_is_scored_on_what_it_sees(
 def forget_settings(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Register as an older version of the code did, which had fewer settings."""
 
-    def write_older(settings: serving.Settings, folder: Path) -> None:
+    def write_older(settings: Settings, folder: Path) -> None:
         write(settings, folder)
         for name in ("serving.json", "network.json"):
             content = read_json(folder / name, "register")
@@ -245,9 +264,9 @@ def forget_settings(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
             content["clips"] = {"num_clips": 1, "num_frames": 4, "side_px": 16, "timeout_s": 60.0}
             write_json(folder / name, content)
 
-    write = serving.Settings.write
+    write = Settings.write
     with monkeypatch.context() as patch:
-        patch.setattr(serving.Settings, "write", write_older)
+        patch.setattr(Settings, "write", write_older)
         corpus.register()
 
 

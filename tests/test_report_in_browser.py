@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from browsing import ABSENT, BROWSER, browse
 
+from fvc.evidence.excess import Excess
 from fvc.evidence.metrics import Estimate, Outcomes
-from fvc.evidence.probes import Probe
+from fvc.evidence.probes import PROBES, Probe
+from fvc.evidence.slices import Slice
 from fvc.report import Section, plots, render, sections, verdict
 from fvc.report.assembly import drawn
 
@@ -28,11 +30,22 @@ def made_page() -> str:
     )
     found = Estimate(value=0.8, low=0.7, high=0.9)
     every = dict.fromkeys(sections.NAMES, found)
-    probes = dict.fromkeys(sections.PROBES, Probe(roc_auc=found, accuracy=found))
+    probes = dict.fromkeys(PROBES, Probe(roc_auc=found, accuracy=found))
     counts = {"annotated": 1234, "on_disk": 1000, "usable": 900}
     availability = {"youtube": {"real": counts, "fake": counts}}
     headline = verdict.headline_of(
         every, every, probes, 0, tested=tested, availability=availability, confidence=0.95
+    )
+    unknown = Estimate(value=0.6, reason="real videos are in fewer than two groups")
+    alike = Slice(
+        by="bitrate",
+        name="1000 kbit/s and more",
+        num_videos=9,
+        num_groups=5,
+        num_fake=4,
+        accuracy=found,
+        roc_auc=unknown,
+        excess=Excess(reason="too few right calls"),
     )
     measured = dict.fromkeys(range(10), dict.fromkeys(sections.NAMES, 0.5))
     calibration = {"temperature": 1.0, "threshold": 0.5, "abstain_low": 0.4, "abstain_high": 0.6}
@@ -45,6 +58,7 @@ def made_page() -> str:
             sections.measures_section(every, every, 0.95),
             Section(title="Curves", pictures=pictures),
             sections.probes_section(probes, every),
+            sections.slices_section([alike, alike]),
             sections.folds_section(measured, learned, []),
             Section(title="Data", grids=[sections.availability_grid(availability)]),
             sections.limits_section(),
@@ -70,6 +84,13 @@ def test_what_is_no_part_of_the_page_is_blocked_and_seen_here(element: str, tmp_
     assert seen.measured == "too wide by 0 pictures 2"
     assert "Content Security Policy" in " ".join(seen.console)
     assert seen.asked == ["/frame.html", "/report.html"]
+
+
+def test_on_a_large_screen_every_table_is_seen_whole(tmp_path: Path) -> None:
+    """Reasons stand beside numbers where an interval is unknown, and must not make a table wide."""
+    page = made_page()
+    assert "real videos are in fewer than two groups" in page
+    assert browse(page, tmp_path, width_px=1400).cut == 0
 
 
 def test_a_page_too_wide_for_a_phone_is_seen_here(tmp_path: Path) -> None:

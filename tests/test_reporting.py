@@ -79,7 +79,7 @@ def test_no_step_of_a_metric_is_tracked_twice(run: OpenRun) -> None:
     report(run, 1, 2)
     report(run, 2, 3)
     points = run.client.get_metric_history(run.run_id, "train/loss")
-    assert [(point.step, point.value) for point in points] == [(0, 0.7), (1, 0.4), (2, 9.0)]
+    assert [(point.step, point.value) for point in points] == [(1, 0.7), (2, 0.4), (3, 9.0)]
 
 
 def test_the_store_is_asked_once_for_what_it_has(

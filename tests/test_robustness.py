@@ -175,7 +175,7 @@ def test_the_section_says_in_words_what_changes() -> None:
     found = weigh(videos, changed(videos, "recompression_42", -1.0))
     section = robustness_section(found, [])
     assert section.text[0].startswith(
-        "After strong re-compression (CRF 42) 12 of 12 verdicts change; after down-scaling to 1/4"
+        "After strong re-compression (CRF 42), 12 of 12 verdicts change; after down-scaling to 1/4"
     )
     [grid] = section.grids
     assert grid.caption == "12 videos of 4 cascades, 6 fake"

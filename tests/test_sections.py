@@ -5,7 +5,7 @@ import polars as pl
 from fvc.evidence import weighing
 from fvc.evidence.excess import Excess
 from fvc.evidence.metrics import Estimate
-from fvc.evidence.probes import Probe
+from fvc.evidence.probes import PROBES, Probe
 from fvc.evidence.slices import BINS, Slice
 from fvc.records import FOLDS, REJECTED
 from fvc.report import Section, sections
@@ -37,7 +37,7 @@ CALIBRATED = ("temperature", "threshold", "abstain_low", "abstain_high", "num_re
 
 def probes_of(value: float | None) -> Mapping[str, Probe]:
     probe = Probe(roc_auc=Estimate(value=value), accuracy=Estimate(value=0.5))
-    return dict.fromkeys(sections.PROBES, probe)
+    return dict.fromkeys(PROBES, probe)
 
 
 def cells(section: Section) -> list[str]:
@@ -54,7 +54,7 @@ def test_every_measure_and_every_probe_is_explained() -> None:
     assert set(MEANINGS) == set(sections.NAMES)
     table = sections.measures_section(every(KNOWN), every(KNOWN), 0.95).grids[0]
     assert set(table.meanings) == {row[0] for row in table.rows}
-    assert set(PROBE_MEANINGS) == set(sections.PROBES)
+    assert set(PROBE_MEANINGS) == set(PROBES)
 
 
 def test_it_is_said_at_which_threshold_videos_were_called() -> None:
@@ -163,7 +163,7 @@ def test_spread_needs_two_values() -> None:
 
 def test_every_probe_and_every_slice_has_its_row() -> None:
     probes = sections.probes_section(probes_of(0.5), every(KNOWN))
-    assert {row[0] for row in probes.grids[0].rows} == {"this model", *sections.PROBES.values()}
+    assert {row[0] for row in probes.grids[0].rows} == {"this model", *PROBES.values()}
     slices = [
         Slice(
             by=by,

@@ -20,8 +20,8 @@ PARAMS = load_params(Path("params.yaml"))
 PARAMS_FILE = Path("params.yaml").read_bytes()
 IDENTITY = tracking.Identity(params=PARAMS, data_sha256="d" * 64, folds_sha256="f" * 64)
 HISTORY = [
-    {"epoch": 1, "train/loss": 0.7, "validation/roc_auc": 0.4},
-    {"epoch": 2, "train/loss": 0.6, "validation/roc_auc": 0.6},
+    {"epoch": 0, "train/loss": 0.7, "validation/roc_auc": 0.4},
+    {"epoch": 1, "train/loss": 0.6, "validation/roc_auc": 0.6},
 ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fvc.evidence.metrics import Estimate, Outcomes
-from fvc.evidence.probes import Probe
+from fvc.evidence.probes import PROBES, Probe
 from fvc.report import Headline, sections, verdict
 
 KNOWN = Estimate(value=0.8, low=0.7, high=0.9)
@@ -20,7 +20,7 @@ def every(found: Estimate) -> dict[str, Estimate]:
 
 def probes_of(value: float | None) -> Mapping[str, Probe]:
     probe = Probe(roc_auc=Estimate(value=value), accuracy=Estimate(value=0.5))
-    return dict.fromkeys(sections.PROBES, probe)
+    return dict.fromkeys(PROBES, probe)
 
 
 def outcomes_of(num_groups: int) -> Outcomes:
@@ -179,7 +179,7 @@ def test_the_model_stands_above_the_probes_and_the_strongest_of_them_first() -> 
     grid = verdict.comparison_of(KNOWN, probes, 0.95)
     names = [row[0] for row in grid.rows]
     order = ["majority", "cascade", "container", "shuffle", "platform"]
-    assert names == ["this model", *(sections.PROBES[name] for name in order)]
+    assert names == ["this model", *(PROBES[name] for name in order)]
     assert [span.stands_out for span in grid.spans] == [True] + 5 * [False]
     assert (grid.spans[0].low, grid.spans[0].value, grid.spans[0].high) == (0.7, 0.8, 0.9)
     assert grid.spans[-1].value is None

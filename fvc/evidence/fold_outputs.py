@@ -21,6 +21,9 @@ HISTORY_COLUMNS = (
 )
 """What `history.csv` has at least."""
 
+CHOOSING = ("loss", "roc_auc", "macro_f1")
+"""The series of a validation that can choose an epoch."""
+
 CHOSEN_LATER = ("coverage", "decided_accuracy", "ece")
 """Measures of verdicts, and of bins, which a training knows nothing of."""
 
@@ -79,10 +82,11 @@ def read_history(source: Path, remedy: str) -> pl.DataFrame:
 
 
 def final_results(predictions: pl.DataFrame) -> dict[str, float]:
-    """The `test/` metrics that the run of a fold ends with, at a probability of 0.5.
+    """The metrics that the run of a fold ends with, of the weights that were kept.
 
-    They go by the names of the cross-validation's; what needs a choice of `evaluate`, verdicts
-    and bins, it has alone.
+    `best/validation_...` are what they were chosen by, where the series `validation/...` go on to
+    the last epoch. `test/...`, at a probability of 0.5, go by the names of the cross-validation's;
+    what needs a choice of `evaluate`, verdicts and bins, it has alone.
 
     Args:
         predictions: The PREDICTIONS of the fold.
@@ -90,7 +94,6 @@ def final_results(predictions: pl.DataFrame) -> dict[str, float]:
     tested = predictions.filter(part="test")
     is_fake = (tested["label"] == "fake").to_numpy()
     logits = tested["logit"].to_numpy()
-    series = validation_series(logits, is_fake.astype(np.int64))
     outcomes = Outcomes(
         is_fake=is_fake,
         probability=tested["probability_fake"].to_numpy(),
@@ -100,7 +103,15 @@ def final_results(predictions: pl.DataFrame) -> dict[str, float]:
     )
     measured = measure(outcomes, ece_bins=2)
     kept = {name: value for name, value in measured.items() if name not in CHOSEN_LATER}
+    chosen, series = _series(predictions.filter(part="validation")), _series(tested)
     return {
-        **{name.replace("validation/", "test/"): value for name, value in series.items()},
+        **{f"best/validation_{name}": chosen[name] for name in CHOOSING if name in chosen},
+        **{f"test/{name}": value for name, value in series.items()},
         **{f"test/{name}": value for name, value in kept.items() if value is not None},
     }
+
+
+def _series(part: pl.DataFrame) -> dict[str, float]:
+    is_fake = (part["label"] == "fake").to_numpy().astype(np.int64)
+    series = validation_series(part["logit"].to_numpy(), is_fake)
+    return {name.removeprefix("validation/"): value for name, value in series.items()}

@@ -1,7 +1,7 @@
 """What a set of scored videos is worth, with intervals: arrays in, numbers out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -71,14 +71,27 @@ class Estimate:
     high: float | None = None
     reason: str | None = None
 
+    @property
+    def rounded(self) -> "Estimate":
+        """As it is written down."""
+        value, low, high = map(_rounded, (self.value, self.low, self.high))
+        return replace(self, value=value, low=low, high=high)
+
     def as_dict(self) -> dict[str, float | str | None]:
         """For JSON: rounded, and `reason` only where there is one."""
-        numbers = {"value": self.value, "low": self.low, "high": self.high}
-        rounded: dict[str, float | str | None] = {
-            name: None if number is None else round(number, DECIMALS)
-            for name, number in numbers.items()
-        }
-        return rounded if self.reason is None else {**rounded, "reason": self.reason}
+        found = asdict(self.rounded)
+        if self.reason is None:
+            del found["reason"]
+        return found
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, DECIMALS)
+
+
+def lies_above(low: float | None, value: float | None) -> bool:
+    """Whether an interval's lower end is above a value; what is not known is above nothing."""
+    return low is not None and value is not None and low > value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,9 +21,20 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from fvc.config import EvaluateConfig
-from fvc.evidence.metrics import Estimate, Outcomes, estimate
+from fvc.evidence.metrics import Estimate, Outcomes, estimate, lies_above
 from fvc.evidence.pixel_probes import frame_model
 from fvc.seeding import generator_for, seed_for
+
+PROBES = {
+    "majority": "majority",
+    "platform": "platform only",
+    "container": "container and geometry",
+    "frame": "single middle frame",
+    "bars": "black bars",
+    "cascade": "cascade lookup",
+    "shuffle": "label shuffle",
+}
+"""What each is called wherever people read of it."""
 
 CHANCE = 0.5
 
@@ -198,13 +209,11 @@ def best_probe(probes: Mapping[str, Probe]) -> str | None:
 def beats_probes(roc_auc: Estimate, probes: Mapping[str, Probe]) -> bool:
     """Whether the model's interval lies above what every probe reached.
 
+    Compared as they are written down, so that whoever reads them decides alike.
     What is not known beats nothing.
     """
     best = best_probe(probes)
-    if best is None or roc_auc.low is None:
-        return False
-    value = probes[best].roc_auc.value
-    return value is not None and roc_auc.low > value
+    return best is not None and lies_above(roc_auc.rounded.low, probes[best].roc_auc.rounded.value)
 
 
 def _measured(

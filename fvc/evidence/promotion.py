@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from fvc.evidence.metrics import lies_above
+from fvc.evidence.probes import PROBES
 from fvc.files import sha256_of
 
 Promotion = Literal["unopposed", "won", "refused"]
@@ -114,8 +116,7 @@ def stay(decision: Decision, evidence: Evidence) -> Decision:
 def _own_clauses(evidence: Evidence) -> tuple[bool, bool, list[str]]:
     """Whether the audit is clean, whether it beats the probes, and a sentence on each."""
     clean = evidence.leaks == 0
-    low, probe = evidence.roc_auc_low, evidence.best_probe_roc_auc
-    beats = low is not None and probe is not None and low > probe
+    beats = lies_above(evidence.roc_auc_low, evidence.best_probe_roc_auc)
     found = f"{evidence.leaks} leak{'' if evidence.leaks == 1 else 's'}"
     audit = "The leakage audit is clean." if clean else f"The audit found {found}."
     return clean, beats, [audit, _probe_reason(evidence, beats)]
@@ -123,20 +124,20 @@ def _own_clauses(evidence: Evidence) -> tuple[bool, bool, list[str]]:
 
 def _probe_reason(evidence: Evidence, beats: bool) -> str:
     low, score = evidence.roc_auc_low, evidence.best_probe_roc_auc
-    if low is None or score is None:
+    if low is None or score is None or evidence.best_probe is None:
         return "The out-of-fold ROC-AUC of the model or of the probes is undefined."
     gap = abs(low - score)
     lies = f"{gap:.3f} above" if beats else f"{gap:.3f} below" if gap else "at"
     return (
         f"The model {'beats' if beats else 'does not beat'} the probes: the interval of its "
         f"out-of-fold ROC-AUC starts at {low:.3f}, {lies} the best probe, "
-        f"'{evidence.best_probe}' ({score:.3f})."
+        f"'{PROBES[evidence.best_probe]}' ({score:.3f})."
     )
 
 
 def _withdrawn_reason(opponent: Opponent | None) -> str:
     if opponent is None:
-        remedy = "Without its tag 'fvc.withdrawn' ('mlflow ui', Models) it may serve again."
+        remedy = "Without its tag 'fvc.withdrawn' ('mlflow ui', Model registry) it may serve again."
         return f"This version was taken out of service. {remedy}"
     return "This version was taken out of service by 'fvc rollback', which alone brings it back."
 

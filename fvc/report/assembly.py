@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from fvc.config import EvaluateConfig
 from fvc.evidence.fold_outputs import Fold
 from fvc.evidence.metrics import confusion_matrix
+from fvc.evidence.probes import PROBES
 from fvc.evidence.weighing import Evidence
 from fvc.report import SVG, Headline, Picture, Section, plots, render, sections, verdict
 
@@ -33,7 +34,7 @@ def figures_of(
 ) -> dict[str, Figure]:
     """Every picture by its file name without ending."""
     histories = {number: fold.history for number, fold in folds.items()}
-    probes = [(label, evidence.probes[name].roc_auc) for name, label in sections.PROBES.items()]
+    probes = [(label, evidence.probes[name].roc_auc) for name, label in PROBES.items()]
     interval = f"ROC-AUC with {config.confidence:.0%} interval"
     return {
         "confusion_matrix": plots.confusion_matrix(confusion_matrix(evidence.pooled)),

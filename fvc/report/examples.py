@@ -7,8 +7,9 @@ from fvc.contact_sheet import contact_sheet
 from fvc.evidence.examples import Example, Examples
 from fvc.evidence.explain import MOST_ALIKE, HeatMap
 from fvc.files import replacing
+from fvc.overlay import overlay
 from fvc.report import Grid, Picture, Section, plots
-from fvc.report.overlays import animation, jpeg, overlay
+from fvc.report.overlays import animation, jpeg
 
 LAYERS = {"backbone": "last convolution", "head": "Inception block"}
 """How a reader knows the layers; others go by their own names."""

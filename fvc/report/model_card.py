@@ -168,7 +168,7 @@ def _worse(slices: Sequence[Mapping[str, Any]]) -> str:
     ]
     tested = sum(found["excess_error"]["corrected"] is not None for found in slices)
     if not tested:
-        return "No slice could be tested: each, or its rest, has too few cascades."
+        return "No slice could be tested: each, or its rest, has too few cascades or errors."
     more = len(lines) - MAX_SLICES
     if more > 0:
         lines[MAX_SLICES:] = [f"- and {more} more, which the report has"]

@@ -3,20 +3,13 @@
 from collections.abc import Sequence
 from io import BytesIO
 
-import matplotlib
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
 from fvc.report.plots import DPI
 
-COLOURS = "inferno"
-"""From dark to bright, also in grey print and for any kind of colour vision."""
-PICTURE_SHARE = 0.6
-"""How bright the picture, without its colours, remains where the map is laid over it."""
-MOST_COVERING = 0.7
-"""How much of the picture the map's largest value covers."""
 ANIMATED_SIDE_PX = 192
 """Longer edge of each animated panel."""
 GAP_PX = 6
@@ -29,17 +22,6 @@ QUALITIES = (80, 65, 50, 35, 20)
 """Of WebP, tried in turn until an animation is small enough; the last one stays."""
 SMALL_BYTES = 300_000
 """A page holds several animations."""
-
-
-def overlay(
-    clip: UInt8[np.ndarray, "T C H W"], values: Float32[np.ndarray, "T H W"]
-) -> UInt8[np.ndarray, "T C H W"]:
-    """Lay a map in [0, 1] over a clip in grey: where it is larger, it is brighter and denser."""
-    grey = clip.mean(axis=1, keepdims=True) * PICTURE_SHARE
-    colours = matplotlib.colormaps[COLOURS](values)[..., :3] * 255
-    share = MOST_COVERING * values[:, None]
-    mixed = (1 - share) * grey + share * colours.transpose(0, 3, 1, 2)
-    return mixed.round().astype(np.uint8)
 
 
 def jpeg(figure: Figure) -> bytes:

@@ -134,7 +134,7 @@ def robustness_section(found: Robustness, pictures: Sequence[Picture]) -> Sectio
 def _sentence(effect: Effect, num_videos: int) -> str:
     verb = "changes" if effect.num_changed == 1 else "change"
     changed = f"{effect.num_changed} of {num_videos} verdicts {verb}"
-    return f"after {_named(STRONGEST, effect)} {changed}"
+    return f"after {_named(STRONGEST, effect)}, {changed}"
 
 
 def _row(effect: Effect, num_videos: int) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from fvc.evidence.metrics import Estimate
-from fvc.evidence.probes import Probe
+from fvc.evidence.probes import PROBES, Probe
 from fvc.evidence.slices import Slice
 from fvc.evidence.weighing import spread
 from fvc.report import Grid, Picture, Section
@@ -39,17 +39,6 @@ NAMES = {
     "decided_accuracy": "accuracy of these verdicts",
 }
 """The measures as a reader sees them, in the order of the tables."""
-
-PROBES = {
-    "majority": "majority",
-    "platform": "platform only",
-    "container": "container and geometry",
-    "frame": "single middle frame",
-    "bars": "black bars",
-    "cascade": "cascade lookup",
-    "shuffle": "label shuffle",
-}
-"""What each sees is said in `wording.PROBE_MEANINGS`."""
 
 PROBES_SEE = (
     "A probe is a simple classifier that sees one shortcut. Probes are fitted and tested on the "

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from fvc.evidence.metrics import Estimate, Outcomes
-from fvc.evidence.probes import Probe, beats_probes, best_probe
+from fvc.evidence.probes import PROBES, Probe, beats_probes, best_probe
 from fvc.report import Grid, Headline, Terms
-from fvc.report.sections import LABELS, NAMES, PROBES, Availability
+from fvc.report.sections import LABELS, NAMES, Availability
 from fvc.report.wording import (
     counted,
     estimate_text,

@@ -133,7 +133,9 @@ class OpenRun:
         self._steps: dict[str, set[int]] = {}
 
     def log_history(self, history: Sequence[Mapping[str, float | int]]) -> None:
-        """Log the epochs that the run lacks; each row has an `epoch` and its series.
+        """Log the epochs that the run lacks; each row has an `epoch`, from 0, and its series.
+
+        A step is the number of epochs that were done, as the log counts them.
 
         MLflow keeps a step logged twice twice, so what is there is asked for:
         once, since nobody else writes to the run.
@@ -144,10 +146,10 @@ class OpenRun:
             known[name] = {point.step for point in points}
         time_ms = _now_ms()
         missing = [
-            Metric(name, value, time_ms, int(row["epoch"]))
+            Metric(name, value, time_ms, int(row["epoch"]) + 1)
             for row in history
             for name, value in row.items()
-            if name != "epoch" and int(row["epoch"]) not in known[name]
+            if name != "epoch" and int(row["epoch"]) + 1 not in known[name]
         ]
         for first in range(0, len(missing), BATCH_SIZE):
             batch = missing[first : first + BATCH_SIZE]
@@ -222,7 +224,7 @@ def fold_run(
         mlflow.log_input(dataset, context="training")
         try:
             yield OpenRun(client, run_id)
-        except Stopped:
+        except (Stopped, KeyboardInterrupt):
             # It goes on when it is started again.
             mlflow.end_run("KILLED")
             raise

@@ -141,7 +141,9 @@ def check_files(number: str) -> None:
 
 def _lost(number: str, error: Exception) -> FvcError:
     cause = f"its files cannot be read ({' '.join(str(error).split())[:200]})"
-    remedy = f"Restore MLflow's artifacts, or delete the version: 'mlflow ui', Models, {NAME}"
+    remedy = (
+        f"Restore MLflow's artifacts, or delete the version: 'mlflow ui', Model registry, {NAME}"
+    )
     return FvcError(f"models:/{NAME}/{number}", cause, remedy)
 
 
