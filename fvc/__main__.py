@@ -6,6 +6,7 @@ import os
 import pkgutil
 import re
 import shlex
+import signal
 import sys
 import time
 from argparse import ArgumentParser
@@ -22,6 +23,8 @@ from fvc.errors import FvcError
 from fvc.files import sha256_of
 
 PIPELINE = Path("dvc.yaml")
+WRONG_USAGE = 2
+"""What argparse exits with, after it has said what is wrong."""
 LOCKS = Path("work/locks")
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What may happen to any stage wherever it writes."""
@@ -38,7 +41,7 @@ TAKES_TURNS: Mapping[str, str] = {"rollback": "register"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 for a known error, 2 for wrong usage."""
+    """Run one command: exit code 0, 1 for a known error, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = sorted(module.name for module in pkgutil.iter_modules(stages.__path__))
     # A module's name has no dash; a command may be written with one.
@@ -56,6 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FvcError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"error: fvc {command}: was interrupted. Run it again to go on.\n")
+        return 128 + signal.SIGINT
+    except SystemExit as end:
+        if end.code == WRONG_USAGE:
+            sys.stderr.write(_usage_hint(command))
+        raise
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -86,6 +96,16 @@ def _run(command: str, flags: list[str]) -> int:
     if planned is not None and speaks:
         sys.stderr.write(f"fvc {name} took {time.monotonic() - started:.1f} s\n")
     return 0
+
+
+def _usage_hint(command: str) -> str:
+    """Where the flags come from that were missing or unknown, if the user has not typed them."""
+    if not PIPELINE.is_file():
+        cause = f"{PIPELINE}, which gives a stage its flags, is not here"
+        return f"fvc {command}: {cause}. Run from the repository root.\n"
+    if "MLFLOW_RUN_ID" in os.environ:
+        return f"fvc {command}: MLproject has the names that 'mlflow run -P' takes.\n"
+    return ""
 
 
 def stage_commands(pipeline: Path) -> dict[str, str]:

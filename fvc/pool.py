@@ -7,7 +7,6 @@ worker took down with it. Here each worker has a pipe of its own, and holds one 
 import errno
 import os
 import pickle
-import resource
 import signal
 import sys
 import time
@@ -20,17 +19,15 @@ from multiprocessing.process import BaseProcess
 from traceback import format_exception
 from typing import Any, Generic, Literal, TypeVar
 
-import psutil
 from tqdm import tqdm
 
 from fvc.errors import FvcError
-from fvc.process import end_with_parent
+from fvc.process import end_with_parent, limit_memory
 from fvc.video import VideoError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MIB = 2**20
 OUT_OF_MEMORY = errno.ENOMEM
 """Exit code of a worker that gave up because it got no more memory."""
 START_S = 120.0
@@ -222,7 +219,7 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], max_memory_mib: int
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
     if max_memory_mib is not None and sys.platform == "linux":
-        _limit_memory(max_memory_mib)
+        limit_memory(max_memory_mib)
     pipe.send(None)
     while True:
         try:
@@ -248,16 +245,3 @@ def _portable(error: BaseException) -> Exception:
     except (pickle.PicklingError, AttributeError, TypeError) as cause:
         return RuntimeError(f"{''.join(format_exception(error))} (not sent as it is: {cause})")
     return error if isinstance(error, Exception) else RuntimeError(repr(error))
-
-
-def _limit_memory(max_memory_mib: int) -> None:
-    """Let this process allocate so much more.
-
-    The limit is on private writable memory (RLIMIT_DATA, getrlimit(2)). One
-    on addresses would also count what allocators and threads merely reserve.
-    """
-    held = psutil.Process().memory_info().data
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = held + max_memory_mib * MIB
-    limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))

@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 import sys
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 
 from fvc.errors import FvcError
+
+MIB = 2**20
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "env"}
 PR_SET_PDEATHSIG = 1
@@ -117,3 +120,16 @@ def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
     finally:
         # None: a handler that Python did not install, and cannot put back.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if former is None else former)
+
+
+def limit_memory(max_memory_mib: int) -> None:
+    """Let this process allocate so much more.
+
+    The limit is on private writable memory (RLIMIT_DATA, getrlimit(2)). One
+    on addresses would also count what allocators and threads merely reserve.
+    """
+    held = psutil.Process().memory_info().data
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = held + max_memory_mib * MIB
+    limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fvc.config import ClipsConfig, LoaderConfig, ModelConfig, TrainConfig
+from fvc.config import ClipsConfig, LoaderConfig, ModelConfig, ServingConfig, TrainConfig
 
 
 def clips_config(num_clips: int, num_frames: int, side_px: int, **changes: Any) -> ClipsConfig:
@@ -66,3 +66,16 @@ def loader_config(prefetch_batches: int = 0) -> LoaderConfig:
         pin_memory=True,
         cache="none",
     )
+
+
+def serving_config(**changes: Any) -> ServingConfig:
+    """Limits that no video of a test reaches."""
+    usual: dict[str, Any] = {
+        "max_mib": 1.0,
+        "max_duration_s": 600.0,
+        "max_megapixels": 1.0,
+        "max_frames": 10_000,
+        "timeout_s": 60.0,
+        "max_memory_mib": 512,
+    }
+    return ServingConfig(**(usual | changes))

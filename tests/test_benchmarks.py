@@ -113,3 +113,12 @@ def test_the_bootstrap_is_compared(tmp_path: Path) -> None:
         ((_, seconds),) = cells(printed, way)
         assert float(seconds) >= 0
     assert re.search(r"loop / ours: \d+", printed)
+
+
+@pytest.mark.slow
+def test_serving_and_folder_scoring_are_measured(tmp_path: Path) -> None:
+    arguments = ("--requests", "20", "--clients", "2", "--files", "20", "--seconds", "0.5")
+    printed = run("serving.py", *arguments, absent=(), folder=tmp_path, codes=(0, 1))
+    [[_, wrong]] = cells(printed, "wrong answers")
+    assert int(wrong) == 0
+    assert "fvc predict / loop: " in printed

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,13 @@ def test_the_report_with_all_its_sections_opens_on_a_phone(clone: Clone, tmp_pat
     assert seen.asked == ["/frame.html", "/report.html"]
 
 
+def test_a_map_of_the_trained_network_is_not_one_of_random_weights(clone: Clone) -> None:
+    found = json.loads((clone.folder / "work/evaluation/examples.json").read_text())
+    likeness = found["rank_correlation_with_random_weights"]
+    assert likeness.keys() == {"backbone", "head"}
+    assert all(value < 0.5 for value in likeness.values()), likeness
+
+
 def html_of(output: dict[str, Any]) -> str:
     return "".join(output.get("data", {}).get("text/html", ()))
 
@@ -200,7 +208,7 @@ def test_one_fold_with_other_parameters_as_a_project_run(clone: Clone) -> None:
     assert (added.data.params["seed"], added.data.params["fvc.seed"]) == ("params.yaml", "0")
     assert added.data.tags["fvc.changed"] == "train.loss=focal train.epochs=1"
     steps = clone.store.get_metric_history(added.info.run_id, "train/loss")
-    assert [point.step for point in steps] == [0]
+    assert [point.step for point in steps] == [1]
     assert "up to date" in clone.must("dvc", "status"), "the pipeline's own outputs changed"
 
 
@@ -304,11 +312,11 @@ def is_up(address: str) -> bool:
         return False
 
 
-def ask(address: str, *videos: bytes) -> list[dict[str, Any]]:
+def ask(address: str, *videos: bytes, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     records = [{"video": base64.b64encode(video).decode()} for video in videos]
     request = urllib.request.Request(
         address,
-        json.dumps({"dataframe_records": records}).encode(),
+        json.dumps({"dataframe_records": records, "params": params or {}}).encode(),
         {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=120) as reply:
@@ -316,7 +324,9 @@ def ask(address: str, *videos: bytes) -> list[dict[str, Any]]:
     return answers
 
 
-def test_the_served_model_answers_as_the_pipeline_does(clone: Clone, address: str) -> None:
+def test_the_served_model_answers_as_the_pipeline_does(
+    clone: Clone, address: str, tmp_path: Path
+) -> None:
     index = pl.read_parquet(clone.folder / "work/index.parquet")
     video = clone.folder / "work/videos" / index["path"][0]
     good, bad = ask(address, video.read_bytes(), b"no video at all")
@@ -337,8 +347,26 @@ def test_the_served_model_answers_as_the_pipeline_does(clone: Clone, address: st
     expected = calibration.probability(video_logit(clip_logits(network, stored)))
     assert good["probability_fake"] == pytest.approx(expected, abs=1e-5)
     assert good["threshold"] == calibration.threshold
-    [line] = clone.must("fvc", "predict", str(video)).strip().splitlines()[-1:]
+    version = clone.store.get_model_version_by_alias("fvc", "champion").version
+    assert good["model_version"] == f"fvc/{version}"
+    assert good["video_sha256"] == index["sha256"][0]
+    out = tmp_path / "scores.jsonl"
+    assert "1 scored, 0 failed" in clone.must("fvc", "predict", str(video), "--out", str(out))
+    [line] = out.read_text().splitlines()
     assert json.loads(line)["probability_fake"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_request_may_ask_for_more(clone: Clone, address: str) -> None:
+    path = pl.read_parquet(clone.folder / "work/index.parquet")["path"][0]
+    video = (clone.folder / "work/videos" / path).read_bytes()
+    [answer] = ask(address, video, params={"clips": 3, "threshold": 0.0, "explain": True})
+    assert len(answer["clips"]) == 3
+    assert (answer["threshold"], answer["verdict"]) == (0.0, "fake")
+    assert base64.b64decode(answer["overlay_png"]).startswith(b"\x89PNG")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask(address, video, params={"clips": 0})
+    assert refused.value.code == 400
+    assert b"clips is 0, not between 1 and 64" in refused.value.read()
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,42 @@ def test_a_full_or_protected_disk_is_one_line(
     assert said.count("\n") == 1
 
 
+def test_an_interruption_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fvc.stages.extract.main", interrupted)
+    assert main(["extract"]) == 130
+    said = capsys.readouterr().err
+    assert said == "error: fvc extract: was interrupted. Run it again to go on.\n"
+
+
+def test_elsewhere_the_flags_that_are_missing_are_said_to_come_from_the_pipeline(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["extract"])
+    said = capsys.readouterr().err
+    assert said.endswith("is not here. Run from the repository root.\n")
+
+
+def test_an_unknown_parameter_of_a_project_run_leads_to_the_known_ones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    for run_id, told in (("a" * 32, True), (None, False)):
+        monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+        if run_id:
+            monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+        with pytest.raises(SystemExit, match="2"):
+            main(["extract", "--epoch", "1"])
+        said = capsys.readouterr().err
+        assert "unrecognized arguments: --epoch 1" in said
+        assert ("MLproject has the names that 'mlflow run -P' takes" in said) is told
+
+
 def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
     assert "train" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from fvc.config.augmentation import (
 )
 from fvc.config.data import ClipsConfig, ExtractConfig, IndexConfig, SplitConfig
 from fvc.config.section import Section, require
+from fvc.config.serving import ServingConfig
 from fvc.config.training import (
     Criterion,
     EngineConfig,
@@ -32,7 +33,6 @@ from fvc.config.training import (
     Imbalance,
     LoaderConfig,
     ModelConfig,
-    ServingConfig,
     TrainConfig,
 )
 from fvc.errors import FvcError

@@ -1,36 +1,135 @@
-"""Score video files with a registered model; one line of JSON for each."""
+"""Score video files and folders of them with a registered model."""
 
-import json
+import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
-from fvc import serving
+# Before torch is loaded: idle threads that spin would take the cores from those that decode.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from tqdm import tqdm
+
 from fvc.errors import FvcError
+from fvc.serving.answering import Wishes
+from fvc.serving.files import answers_of, video_files
+from fvc.serving.outputs import FORMATS, Answer, Journal, show_lines, show_table
+from fvc.serving.packaging import load_answerer
 from fvc.tracking.store import connect
 
+MAX_SHOWN = 5
 
-def run(videos: Sequence[Path], *, model: str) -> None:
-    """Print the answer for each file, in order.
+
+@dataclass(slots=True)
+class Tally:
+    """How the files fared."""
+
+    scored: int = 0
+    failed: int = 0
+    shown: list[str] = field(default_factory=list)
+    """The first failures, each with its reason."""
+
+    def note(self, answer: Answer) -> None:
+        """Count one more."""
+        if answer["error"] is None:
+            self.scored += 1
+            return
+        self.failed += 1
+        if len(self.shown) < MAX_SHOWN:
+            self.shown.append(f"{answer['file']} ({answer['error']})")
+
+    def __str__(self) -> str:
+        said = f"{self.scored} scored, {self.failed} failed"
+        if not self.failed:
+            return said
+        more = self.failed - len(self.shown)
+        return f"{said}: {', '.join(self.shown)}{f' and {more} more' if more else ''}"
+
+
+def run(
+    paths: Sequence[Path], *, model: str, wishes: Wishes, out: Path | None, table: bool
+) -> None:
+    """Score files; those that cannot be scored are counted, and end nothing.
+
+    Args:
+        paths: Files and folders; none for a list on standard input, a path a line.
+        model: Any URI that MLflow knows.
+        wishes: What is asked for.
+        out: A file for the answers; None for standard output.
+        table: For standard output: rows for people in place of lines of JSON.
 
     Raises:
-        FvcError: A file is missing, or the model is not registered.
+        FvcError: A path is missing, the model is not registered, or what a stopped
+            run left was asked for otherwise.
     """
-    for video in videos:
-        if not video.is_file():
-            raise FvcError(video, "is no file", "Name existing video files")
+    if out is not None and out.suffix not in FORMATS:
+        raise FvcError(out, "has no known format", f"End its name in {' or '.join(FORMATS)}")
+    # Before the model, which takes seconds: a name that is mistyped.
+    total = sum(1 for _ in video_files(paths)) if paths else None
+    if total == 0:
+        raise FvcError(paths[0], "holds no video", "Name files, or folders that hold some")
     connect()
-    loaded = serving.load_model(model)
-    for video in videos:
-        answer = serving.ask(loaded, video.read_bytes())
-        sys.stdout.write(json.dumps({"file": str(video), **answer}) + "\n")
+    answerer = load_answerer(model)
+    try:
+        files = video_files(paths) if paths else (Path(line.rstrip("\n")) for line in sys.stdin)
+        if out is None:
+            answers = answers_of(files, answerer, wishes)
+            tally = _followed(show_table(answers) if table else show_lines(answers), total)
+        else:
+            journal = Journal(out, {"model": answerer.version, "wishes": asdict(wishes)})
+            answers = answers_of(journal.left(files), answerer, wishes)
+            tally = _followed(chain(journal.answers(), journal.add(answers)), total)
+            journal.finish()
+    finally:
+        answerer.close()
+    sys.stderr.write(f"predict: {tally}\n")
+
+
+def _followed(answers: Iterable[Answer], total: int | None) -> Tally:
+    """Take the answers as they come, and show how far it is."""
+    tally = Tally()
+    # A bar and rows on one terminal would write over each other.
+    hidden = sys.stdout.isatty() and total == 1
+    with tqdm(answers, total=total, unit=" videos", desc="score", disable=hidden) as shown:
+        for answer in shown:
+            tally.note(answer)
+    return tally
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command line."""
     parser = ArgumentParser(prog="fvc predict", description=__doc__)
-    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="read: a video file")
+    parser.add_argument(
+        "paths",
+        type=Path,
+        nargs="*",
+        metavar="PATH",
+        help="read: video files, and folders with all below them; without any, a list of files on "
+        "standard input, a path a line",
+    )
     parser.add_argument("--model", default="models:/fvc@champion", help="any MLflow model URI")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help=f"written: the answers, {', '.join(FORMATS)}; stopped, the same command goes on",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("table", "jsonl"),
+        help="of standard output: table on a terminal, else lines of JSON",
+    )
+    parser.add_argument("--clips", type=int, help="views of each video, in place of training's")
+    parser.add_argument("--threshold", type=float, help="from which on a video is called fake")
+    parser.add_argument("--explain", action="store_true", help="add a picture as overlay_png")
     args = parser.parse_args(argv)
-    run(args.videos, model=args.model)
+    if not args.paths and sys.stdin.isatty():
+        parser.error("name files or folders, or give a list on standard input")
+    try:
+        wishes = Wishes(clips=args.clips, threshold=args.threshold, explain=args.explain)
+    except ValueError as error:
+        parser.error(str(error))
+    table = sys.stdout.isatty() if args.format is None else args.format == "table"
+    run(args.paths, model=args.model, wishes=wishes, out=args.out, table=table)

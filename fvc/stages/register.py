@@ -4,7 +4,7 @@ import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +15,8 @@ from jaxtyping import Float
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
-from fvc import serving, tracking
-from fvc.config import Params, load_params
+from fvc import tracking
+from fvc.config import Params, ServingConfig, load_params
 from fvc.errors import FvcError
 from fvc.evidence import locked
 from fvc.evidence.calibration import Calibration
@@ -30,6 +30,8 @@ from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, PREDICTIONS
 from fvc.report.model_card import Facts, Measured, model_card
 from fvc.seeding import generator_for
+from fvc.serving.packaging import log_model
+from fvc.serving.settings import SETTINGS, Settings
 from fvc.tracking import registry
 from fvc.tracking.store import connect
 from fvc.validation import validation_series
@@ -47,6 +49,8 @@ class Candidate:
     folder: Path
     """Its weights and description."""
     calibration: Calibration
+    limits: ServingConfig
+    """What it is to refuse when it serves."""
     videos: pl.DataFrame
     """The locked test, as `locked_videos` gives it."""
 
@@ -59,7 +63,8 @@ class Candidate:
     def key(self) -> str:
         """Equal for equal candidates: a second registration finds the first one's version."""
         rows = self.videos.select("video_id", "label", "group", "clips_key").rows()
-        return sha256_of([self.weights_sha256, self.calibration.as_dict(), rows])
+        settings = [self.calibration.as_dict(), asdict(self.limits)]
+        return sha256_of([self.weights_sha256, *settings, rows])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +115,7 @@ def compare(
     with registry.stored(number) as folder:
         kept = pl.read_parquet(folder / LOCKED)
         # As plain values: another version of this code may have registered it.
-        settings = read_json(folder / serving.SETTINGS, "register")
+        settings = read_json(folder / SETTINGS, "register")
         try:
             calibration = Calibration.from_dict(settings["calibration"])
             logits = locked.kept_logits(kept, candidate.videos)
@@ -140,16 +145,16 @@ def compare(
 
 def log_candidate(case: Case, scored: pl.DataFrame, run_id: str) -> str:
     """Store the model, what it said of the locked test, and how far to trust it, as a version."""
-    candidate, params = case.candidate, case.identity.params
-    settings = serving.Settings(
+    candidate = case.candidate
+    settings = Settings(
         clips=read_description(candidate.folder)[1],
         calibration=candidate.calibration,
-        max_mib=params.serving.max_mib,
+        limits=candidate.limits,
     )
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / LOCKED
         scored.write_parquet(target)
-        return serving.log_model(
+        return log_model(
             registry.NAME,
             candidate.folder,
             settings,
@@ -167,6 +172,7 @@ def candidate_of(params: Params, models: Path, evaluation: Path, videos: pl.Data
         fold=fold,
         folder=models / str(fold),
         calibration=Calibration.from_dict(calibrations[str(fold)]),
+        limits=params.serving,
         videos=videos,
     )
 

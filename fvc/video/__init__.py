@@ -26,14 +26,18 @@ from fvc.sampling import (
     views_of,
 )
 from fvc.video import decoding, picture
-from fvc.video.decoding import REASONS, OutOfMemoryError, PlanFailedError, VideoError
+from fvc.video.decoding import PlanFailedError
+from fvc.video.errors import BEYOND_LIMITS, REASONS, OutOfMemoryError, VideoError
+from fvc.video.limits import Limits
 from fvc.video.packets import Timeline, distrust, reach
 
 __all__ = [
+    "BEYOND_LIMITS",
     "PIXELS_VERSION",
     "REASONS",
     "Clips",
     "Excerpt",
+    "Limits",
     "OutOfMemoryError",
     "VideoError",
     "VideoInfo",
@@ -139,7 +143,9 @@ def _described(
     )
 
 
-def read_clips(source: Path | BufferedIOBase, config: ClipsConfig) -> Clips:
+def read_clips(
+    source: Path | BufferedIOBase, config: ClipsConfig, limits: Limits | None = None
+) -> Clips:
     """Decode the sampled frames of a video, letterboxed or in its own aspect ratio.
 
     Clips without a letterbox have the shape of the first frame that is taken;
@@ -148,7 +154,7 @@ def read_clips(source: Path | BufferedIOBase, config: ClipsConfig) -> Clips:
     whatever the sampling: all packets are decoded then.
 
     Raises:
-        VideoError: It cannot be used.
+        VideoError: It cannot be used, or is beyond the limits.
     """
     views: list[Span] = []
 
@@ -157,7 +163,7 @@ def read_clips(source: Path | BufferedIOBase, config: ClipsConfig) -> Clips:
         return _chosen(times, reach, views, config)
 
     fitting = _Fitting(config)
-    times, images, excuse = _take(source, choose, fitting.begin)
+    times, images, excuse = _take(source, choose, fitting.begin, limits)
     pixels = np.empty((len(images), 3, *fitting.shape), np.uint8)
     for place, image in zip(pixels, images, strict=True):
         place[...] = image.transpose(2, 0, 1)
@@ -301,6 +307,7 @@ def _take(
     source: Path | BufferedIOBase,
     choose: Callable[[Timeline, Reach | None], list[int]],
     begin: Callable[[], decoding.Convert],
+    limits: Limits | None = None,
 ) -> tuple[Timeline, list[picture.Image], str | None]:
     """Convert the chosen frames, all at once in memory."""
 
@@ -308,7 +315,7 @@ def _take(
         images = dict(frames)
         return times, [images[number] for number in numbers]
 
-    (times, images), excuse = _stream(source, choose, begin, collect)
+    (times, images), excuse = _stream(source, choose, begin, collect, limits)
     return times, images, excuse
 
 
@@ -317,6 +324,7 @@ def _stream(
     choose: Callable[[Timeline, Reach | None], list[int]],
     begin: Callable[[], decoding.Convert],
     use: Callable[[Timeline, list[int], Frames], Result],
+    limits: Limits | None = None,
 ) -> tuple[Result, str | None]:
     """Convert the chosen frames while `use` asks, by the shortest way that gives them for certain.
 
@@ -324,10 +332,14 @@ def _stream(
     """
     with ExitStack() as still_open:
         container, stream = still_open.enter_context(decoding.opened(source))
-        packets, clock = decoding.scan(container, stream)
+        if limits is not None:
+            limits.require_header(container, stream)
+        packets, clock = decoding.scan(container, stream, limits)
         excuse = distrust(packets, clock)
         if excuse is None:
             times = decoding.packet_timeline(packets, clock)
+            if limits is not None:
+                limits.require_timeline(times)
             numbers = choose(times, reach(packets))
             if not decoding.goes_back(container):
                 still_open.close()

@@ -20,6 +20,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Int64
 
+from fvc.video.errors import OutOfMemoryError, VideoError
+from fvc.video.limits import Limits
 from fvc.video.packets import (
     NO_TIME,
     Clock,
@@ -30,19 +32,6 @@ from fvc.video.packets import (
     timeline,
 )
 from fvc.video.picture import Image
-
-REASONS = (
-    "empty",
-    "not_a_video",
-    "truncated",
-    "no_video_stream",
-    "undecodable",
-    "no_timing",
-    "too_short",
-)
-"""Why a file is refused: it has no bytes; it is no video file; it starts like one, but
-what is needed to read it is missing; it holds no moving pictures; no frame comes out;
-it says nothing about time; it has too few frames."""
 
 # Only these demuxers are tried: others open whatever files and addresses a
 # text file names (playlists), or take a single image for a video.
@@ -71,48 +60,22 @@ Convert = Callable[[VideoFrame, VideoStream], Image]
 av.logging.set_level(None)
 
 
-class VideoError(Exception):
-    """A file that cannot be used as a video, for one of `REASONS`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-
-    @property
-    def reason(self) -> str:
-        """One of `REASONS`."""
-        return self.args[0]
-
-    @property
-    def detail(self) -> str:
-        """What was found, in words."""
-        return self.args[1]
-
-    def __str__(self) -> str:
-        return f"{self.reason} ({self.detail})"
-
-
-class OutOfMemoryError(VideoError, MemoryError):
-    """A file whose decoding takes more memory than there is."""
-
-    def __init__(self) -> None:
-        VideoError.__init__(self, "undecodable", "decoding it takes more memory than there is")
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return type(self), ()
-
-
 class PlanFailedError(Exception):
     """The chosen packets did not give the expected frames."""
 
 
-def scan(container: InputContainer, stream: VideoStream) -> tuple[Packets, Clock]:
+def scan(
+    container: InputContainer, stream: VideoStream, limits: Limits | None = None
+) -> tuple[Packets, Clock]:
     """Read every packet of a video once, without decoding any.
 
     Raises:
-        VideoError: It cannot be used.
+        VideoError: It cannot be used, or has more packets than the limits allow.
     """
     rows = array("q")
-    for packet in _packets(container, stream):
+    for number, packet in enumerate(_packets(container, stream), 1):
+        if limits is not None and number > limits.max_frames:
+            raise VideoError("too_many_frames", f"above {limits.max_frames}")
         rows.extend(_described(packet))
     table = np.frombuffer(rows, np.int64).reshape(-1, NUM_COLUMNS)
     times, flags = table[:, :-3].T, table[:, -3:].T.astype(bool)

@@ -2,6 +2,6 @@
 
 from mlflow.models import set_model
 
-from fvc.serving import VideoVerdict
+from fvc.serving.model import VideoVerdict
 
 set_model(VideoVerdict())

@@ -1,0 +1,1 @@
+"""The served model: the bytes of a video in, a verdict out."""

@@ -1,0 +1,38 @@
+"""Where the network looked in the clip that spoke loudest, as one small picture."""
+
+import base64
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from fvc.evidence.explain import Side, grad_cam
+from fvc.networks import ClipClassifier
+from fvc.overlay import overlay
+from fvc.predict import video_logit
+
+SHOWN = 4
+"""Frames of the clip, from its beginning to its end."""
+
+
+def overlay_png(
+    network: ClipClassifier, pixels: UInt8[Tensor, "N T C H W"], logits: Float[Tensor, "N"]
+) -> str:
+    """Lay the map of the network's last explained layer over frames of one clip, side by side.
+
+    The clip is the one that speaks most for what the video was called.
+
+    Returns:
+        A PNG, in base64.
+    """
+    side: Side = "fake" if video_logit(logits) >= 0 else "real"
+    clip = pixels[int((logits if side == "fake" else -logits).argmax())]
+    *_, seen = grad_cam(network, clip, side).values()
+    shown = np.linspace(0, len(clip) - 1, min(SHOWN, len(clip))).round().astype(int)
+    frames = overlay(clip.numpy()[shown], seen.values[shown])
+    strip = np.concatenate(list(frames.transpose(0, 2, 3, 1)), axis=1)
+    file = BytesIO()
+    Image.fromarray(strip).save(file, format="png", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,80 @@
+"""Many files to score: which they are, their answers in order, and never many in memory."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fvc.errors import FvcError
+from fvc.serving.answering import Answerer, Wishes
+from fvc.serving.decoders import MIB
+
+SUFFIXES = frozenset(
+    {
+        *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf"),
+        *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob", ".ogv", ".gif", ".mxf", ".dv"),
+    }
+)
+"""What a file of a folder ends in that is scored; files that are named are scored in any case."""
+IN_ADVANCE = 2
+"""Files that wait to be decoded, so that no process waits for a disk."""
+
+
+def video_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files themselves, and those of folders and their subfolders, sorted by name.
+
+    Raises:
+        FvcError: A path is neither.
+    """
+    for path in paths:
+        if path.is_dir():
+            yield from _within(path)
+        elif path.is_file():
+            yield path
+        else:
+            raise FvcError(path, "is neither a file nor a folder", "Name existing ones")
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        # In place: os.walk goes on with them in this order.
+        folders.sort()
+        for name in sorted(names):
+            if Path(name).suffix.lower() in SUFFIXES:
+                yield Path(place, name)
+
+
+def answers_of(
+    files: Iterable[Path], answerer: Answerer, wishes: Wishes
+) -> Iterator[dict[str, Any]]:
+    """Answer to each file, in order: `file` and what `Answerer.answer` gives.
+
+    As many are decoded at once as there are processes for it. A file that cannot be
+    read costs only its own answer.
+    """
+    at_once = answerer.decoders.count + IN_ADVANCE
+    waiting: deque[Future[dict[str, Any]]] = deque()
+    threads = ThreadPoolExecutor(at_once, "score")
+    try:
+        for file in files:
+            if len(waiting) == 2 * at_once:
+                yield waiting.popleft().result()
+            waiting.append(threads.submit(_answer, file, answerer, wishes))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _answer(file: Path, answerer: Answerer, wishes: Wishes) -> dict[str, Any]:
+    try:
+        size, most = file.stat().st_size, answerer.max_bytes
+        if size > most:
+            refused = f"too_large: {size / MIB:.1f} MiB, above {most / MIB:g}"
+            return {"file": str(file), **answerer.refusal(refused, wishes)}
+        content = file.read_bytes()
+    except OSError as error:
+        return {"file": str(file), **answerer.refusal(f"unreadable: {error.strerror}", wishes)}
+    return {"file": str(file), **answerer.answer(content, wishes)}

@@ -1,0 +1,141 @@
+"""Where the answers to many files go: a terminal, or a file that a stopped run goes on with."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+
+from fvc.errors import FvcError
+from fvc.files import replacing
+
+Answer = Mapping[str, Any]
+
+CLIP = pl.Struct(dict.fromkeys(("start_s", "end_s", "probability_fake"), pl.Float64()))
+COLUMNS: dict[str, pl.DataType] = {
+    "file": pl.String(),
+    "probability_fake": pl.Float64(),
+    "verdict": pl.String(),
+    "threshold": pl.Float64(),
+    "clips": pl.List(CLIP),
+    "model_version": pl.String(),
+    "video_sha256": pl.String(),
+    "overlay_png": pl.String(),
+    "error": pl.String(),
+}
+"""The columns of a parquet file; a CSV file has them as text, `clips` as JSON."""
+
+
+class Journal:
+    """The answers so far, a line of JSON each, beside the file that they will make.
+
+    Args:
+        out: The file; the journal is its name with `.partial`.
+        asked: What was asked for (model, wishes): answers of another request do not mix.
+
+    Raises:
+        FvcError: It was begun for something else.
+    """
+
+    def __init__(self, out: Path, asked: Mapping[str, Any]) -> None:
+        self._out = out
+        self.path = out.with_name(f"{out.name}.partial")
+        head = json.dumps(asked, sort_keys=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists() or not self.path.stat().st_size:
+            self.path.write_text(f"{head}\n", encoding="utf-8")
+        with self.path.open("r+b") as file:
+            if file.readline().decode(errors="replace") != f"{head}\n":
+                remedy = "Delete it, or name another --out"
+                raise FvcError(self.path, "was begun with another model or other flags", remedy)
+            # A line that a stop has cut is answered again.
+            whole = file.tell()
+            while (line := file.readline()).endswith(b"\n"):
+                whole += len(line)
+            file.truncate(whole)
+
+    def answers(self) -> Iterator[Answer]:
+        """All that is there, in order."""
+        with self.path.open(encoding="utf-8") as lines:
+            yield from map(json.loads, islice(lines, 1, None))
+
+    def left(self, files: Iterable[Path]) -> Iterator[Path]:
+        """The files without an answer yet.
+
+        Raises:
+            FvcError: The answers are to other files.
+        """
+        remaining = iter(files)
+        for answer in self.answers():
+            if answer["file"] != str(next(remaining, None)):
+                cause = f"holds an answer to {answer['file']}, which is not the next file"
+                raise FvcError(self.path, cause, "Delete it, or name the same files as before")
+        yield from remaining
+
+    def add(self, answers: Iterable[Answer]) -> Iterator[Answer]:
+        """Write each down before it is passed on."""
+        with self.path.open("a", encoding="utf-8") as file:
+            for answer in answers:
+                file.write(json.dumps(answer) + "\n")
+                file.flush()
+                yield answer
+
+    def finish(self) -> None:
+        """Make the file of the answers, in the format that its name asks for."""
+        with replacing(self._out) as partial:
+            FORMATS[self._out.suffix](self, partial)
+        self.path.unlink()
+
+
+def _as_lines(journal: Journal, target: Path) -> None:
+    with target.open("w", encoding="utf-8") as file:
+        for answer in journal.answers():
+            file.write(json.dumps(answer) + "\n")
+
+
+def _as_csv(journal: Journal, target: Path) -> None:
+    with target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(COLUMNS))
+        writer.writeheader()
+        for answer in journal.answers():
+            writer.writerow({**answer, "clips": json.dumps(answer["clips"])})
+
+
+def _as_parquet(journal: Journal, target: Path) -> None:
+    with TemporaryDirectory(dir=target.parent) as scratch:
+        lines = Path(scratch) / "answers.jsonl"
+        _as_lines(journal, lines)
+        pl.scan_ndjson(lines, schema=COLUMNS).sink_parquet(target)
+
+
+FORMATS: Mapping[str, Callable[[Journal, Path], None]] = {
+    ".jsonl": _as_lines,
+    ".csv": _as_csv,
+    ".parquet": _as_parquet,
+}
+"""By the end of a file's name."""
+
+
+def show_lines(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Print a line of JSON for each, as soon as it is there."""
+    for answer in answers:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+        yield answer
+
+
+def show_table(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Print a row for each, as soon as it is there."""
+    sys.stdout.write(f"{'verdict':<10}{'fake':>6}  file\n")
+    for answer in answers:
+        score = answer["probability_fake"]
+        shown = f"{'-':>6}" if score is None else f"{score:6.3f}"
+        reason = "" if answer["error"] is None else f"  ({answer['error']})"
+        sys.stdout.write(f"{answer['verdict'] or 'failed':<10}{shown}  {answer['file']}{reason}\n")
+        sys.stdout.flush()
+        yield answer

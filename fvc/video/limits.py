@@ -1,0 +1,45 @@
+"""What one video may be, found out before any of it is decoded."""
+
+from dataclasses import dataclass
+
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from fvc.video.errors import VideoError
+from fvc.video.packets import Timeline
+
+MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Of a video that comes from a stranger."""
+
+    max_duration_s: float
+    max_pixels: int
+    """Of a frame as it is stored."""
+    max_frames: int
+
+    def require_header(self, container: InputContainer, stream: VideoStream) -> None:
+        """Look at what a video says of itself.
+
+        Raises:
+            VideoError: It is longer, or its frames are larger.
+        """
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > self.max_pixels:
+            detail = f"frames of {width} x {height}, above {self.max_pixels / 1e6:g} megapixels"
+            raise VideoError("too_large", detail)
+        self._require_duration((container.duration or 0) / MICROSECONDS)
+
+    def require_timeline(self, times: Timeline) -> None:
+        """Look at what its packets say.
+
+        Raises:
+            VideoError: It is longer.
+        """
+        self._require_duration(float(times.duration_s))
+
+    def _require_duration(self, seconds: float) -> None:
+        if seconds > self.max_duration_s:
+            raise VideoError("too_long", f"{seconds:.0f} s, above {self.max_duration_s:g}")

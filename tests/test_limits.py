@@ -1,0 +1,50 @@
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from settings import clips_config
+
+from fvc.encoding import encode
+from fvc.video import BEYOND_LIMITS, Limits, VideoError, decoding, read_clips
+
+ENOUGH = Limits(max_duration_s=2.0, max_pixels=64 * 48, max_frames=20)
+
+
+@pytest.fixture(scope="module")
+def video() -> bytes:
+    """Two seconds of twenty frames of 64 x 48."""
+    file = io.BytesIO()
+    encode(file, np.zeros((20, 48, 64, 3), np.uint8), fps=10)
+    return file.getvalue()
+
+
+def test_a_video_at_its_limits_is_decoded(video: bytes) -> None:
+    assert len(read_clips(io.BytesIO(video), clips_config(1, 4, 16), ENOUGH).pixels) == 1
+
+
+@pytest.mark.parametrize(
+    ("tighter", "reason", "detail"),
+    [
+        ({"max_duration_s": 1.9}, "too_long", "2 s, above 1.9"),
+        ({"max_pixels": 64 * 48 - 1}, "too_large", "frames of 64 x 48, above 0.003071 megapixels"),
+        ({"max_frames": 19}, "too_many_frames", "above 19"),
+    ],
+)
+def test_what_is_beyond_them_is_refused_before_a_frame_is_decoded(
+    video: bytes,
+    tighter: dict[str, Any],
+    reason: str,
+    detail: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr(decoding, "take_planned", never)
+    monkeypatch.setattr(decoding, "take_in_sequence", never)
+    with pytest.raises(VideoError) as refused:
+        read_clips(io.BytesIO(video), clips_config(1, 4, 16), replace(ENOUGH, **tighter))
+    assert (refused.value.reason, refused.value.detail) == (reason, detail)
+    assert reason in BEYOND_LIMITS
