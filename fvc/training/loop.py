@@ -87,24 +87,13 @@ def fit(
     hooks.resumed(progress.history)
     with settled():
         while not is_finished(progress.history, config):
-            try:
-                with _leaving_what_is_needed(training, kept, progress):
-                    series = _run_epoch(training, loader, progress, engine, kept, hooks)
-                    series |= validate(training.scored)
-                progress.end_epoch(series, config.best_by)
-                kept.save(progress)
-            except RAISED as error:
-                if not is_out_of_memory(error):
-                    raise
-                said = str(error)
-            else:
-                release()
-                hooks.on_epoch(tuple(progress.history))
-                continue
-            # Outside the handler: the error holds the frames that hold the tensors.
+            exhaustion = _complete_epoch(training, loader, validate, progress, engine, kept, hooks)
             release()
-            progress = kept.go_back(said)
-            hooks.resumed(progress.history)
+            if exhaustion is None:
+                hooks.on_epoch(tuple(progress.history))
+            else:
+                progress = kept.go_back(exhaustion)
+                hooks.resumed(progress.history)
     training.network.load_state_dict(kept.best())
     return FitResult(
         history=tuple(progress.history),
@@ -112,6 +101,33 @@ def fit(
         checkpoint=kept.newest,
         precision=training.precision.name,
     )
+
+
+def _complete_epoch(
+    training: Training,
+    loader: Loader,
+    validate: Validate,
+    progress: Progress,
+    engine: EngineConfig,
+    kept: Checkpoints,
+    hooks: Hooks,
+) -> str | None:
+    """Train, validate and write down one epoch; gives what was said where memory ran out.
+
+    That is told as text, and not raised further, as the error holds the frames
+    that hold the tensors.
+    """
+    try:
+        with _leaving_what_is_needed(training, kept, progress):
+            series = _run_epoch(training, loader, progress, engine, kept, hooks)
+            series |= validate(training.scored)
+        progress.end_epoch(series, training.config.best_by)
+        kept.save(progress)
+    except RAISED as error:
+        if not is_out_of_memory(error):
+            raise
+        return str(error)
+    return None
 
 
 @contextmanager
