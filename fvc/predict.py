@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fvc.memory import fitting
 from fvc.networks import ClipClassifier
+from fvc.networks.onednn import OneDnnConvolutions
 
 CLIPS_AT_ONCE = 8
 """Where memory runs out, half as many are tried, and so on."""
@@ -40,11 +42,13 @@ def _fitting_logits(
 
     def score(at_once: int) -> Float[Tensor, "N"]:
         parts = torch.split(pixels, at_once)
-        logits = [network(network.normalise(part.to(device))) for part in parts]
+        with OneDnnConvolutions() if onednn else nullcontext():
+            logits = [network(network.normalise(part.to(device))) for part in parts]
         return torch.cat(logits).squeeze(1).cpu()
 
     network.eval()
     device = network.mean.device
+    onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     # Half of more clips than there are may be all of them again.
     tried = min(clips_at_once, len(pixels))
     logits, fitted = fitting(score, tried)

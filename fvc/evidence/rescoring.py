@@ -22,7 +22,8 @@ from fvc.predict import clip_logits, video_logit
 
 CODE = (
     *("encoding.py", "evidence/perturbations.py", "memory.py"),
-    *("networks/__init__.py", "networks/inception.py", "networks/padding.py"),
+    *("networks/__init__.py", "networks/inception.py", "networks/onednn.py"),
+    "networks/padding.py",
     *("networks/resnet3d.py", "predict.py", "sampling.py", "video/__init__.py"),
     *("video/decoding.py", "video/limits.py", "video/packets.py", "video/picture.py"),
 )

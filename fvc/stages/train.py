@@ -59,6 +59,7 @@ CODE = (
     "memory.py",
     "networks/__init__.py",
     "networks/inception.py",
+    "networks/onednn.py",
     "networks/padding.py",
     "networks/resnet3d.py",
     "precision.py",
