@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +38,11 @@ MADE_BEFORE = ("extract", "index", "split", "clips", "augment")
 
 TAKES_TURNS: Mapping[str, str] = {"rollback": "register"}
 """Commands that change what a stage changes, and never do so at the same time."""
+
+READS: Mapping[str, tuple[str, frozenset[str]]] = {
+    "trace": ("register", frozenset({"--index", "--folds"}))
+}
+"""Commands that read what a stage reads: the stage, and the flags whose paths dvc.yaml has."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,6 +86,9 @@ def _run(command: str, flags: list[str]) -> int:
     planned, locked = pipeline.get(command), TAKES_TURNS.get(command, command)
     helps = "-h" in flags or "--help" in flags
     filled = [] if planned is None else planned_flags(command, planned, flags)
+    if command in READS:
+        stage, shared = READS[command]
+        filled = flags_in_common(stage, pipeline.get(stage, stage), shared)
     fold = [number for number in _fold(flags) if number.isdecimal()]
     # A project run writes to folders of its own, and disturbs nobody.
     project_run = [os.environ["MLFLOW_RUN_ID"]] if "MLFLOW_RUN_ID" in os.environ else []
@@ -141,6 +149,14 @@ def planned_flags(command: str, planned: str, given: Sequence[str]) -> list[str]
         raise FvcError(f"fvc {command}", "needs a fold", "Add --fold, for example '--fold 0'")
     words = shlex.split(re.sub(r"\$\{item\.fold\}", "".join(fold), planned))
     return words[words.index(command) + 1 :]
+
+
+def flags_in_common(stage: str, planned: str, shared: Collection[str]) -> list[str]:
+    """Those flags of a stage's command, with their values, that another command takes, too."""
+    words = shlex.split(planned)
+    words = words[words.index(stage) + 1 :]
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for flag, value in pairs if flag in shared for word in (flag, value)]
 
 
 def folder_apart(command: str, planned: Sequence[str], given: Sequence[str]) -> Path | None:

@@ -30,7 +30,7 @@ def videos_of_fold(rows: Iterable[Mapping[str, Any]], fold: int) -> dict[str, di
     parts: dict[str, dict[str, int]] = {name: {} for name in PARTS}
     for row in sorted(rows, key=lambda row: row["video_id"]):
         if row["part"] == "fold":
-            parts[_part(row, fold)][row["video_id"]] = LABELS[row["label"]]
+            parts[part_of(row, fold)][row["video_id"]] = LABELS[row["label"]]
     empty = [name for name, videos in parts.items() if not videos]
     if empty:
         raise ValueError(f"fold {fold} has no video to {' or '.join(empty)}")
@@ -40,7 +40,10 @@ def videos_of_fold(rows: Iterable[Mapping[str, Any]], fold: int) -> dict[str, di
     return parts
 
 
-def _part(row: Mapping[str, Any], fold: int) -> str:
+def part_of(row: Mapping[str, Any], fold: int) -> str:
+    """What a video is to a fold: `train`, `validation` or `test`, or `locked`."""
+    if row["part"] == "locked":
+        return "locked"
     if row["fold"] == fold:
         return "test"
     return "validation" if fold in row["validates"] else "train"

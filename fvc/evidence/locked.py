@@ -20,6 +20,9 @@ from fvc.networks import ClipClassifier, load_network
 from fvc.predict import video_logits
 from fvc.video import VideoError, read_clips
 
+LOCKED = "locked.parquet"
+"""The file of a version with what it said of the locked test."""
+
 SAME = ("video_id", "sha256")
 """What two tables of scores have to share for their videos to be the same."""
 
@@ -123,6 +126,18 @@ def kept_logits(kept: pl.DataFrame, videos: pl.DataFrame) -> Float[np.ndarray, "
         return None
     found = videos.join(kept.select(*SAME, "logit"), on=SAME, how="left", maintain_order="left")
     return None if found["logit"].null_count() else found["logit"].to_numpy()
+
+
+def kept_logit(folder: Path, video_id: str, sha256: str) -> float | None:
+    """What a version said of one video; None where its locked test has no such video.
+
+    Args:
+        folder: What the version was registered with.
+        video_id: Of the video.
+        sha256: Of its file.
+    """
+    kept = pl.read_parquet(folder / LOCKED).filter(video_id=video_id, sha256=sha256)
+    return float(kept["logit"][0]) if kept.height else None
 
 
 def count_unlocked(kept: pl.DataFrame, videos: pl.DataFrame) -> int:

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 import yaml
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
@@ -99,9 +99,13 @@ class VideoVerdict(PythonModel):
 
 
 def version_in(model: Path) -> str | None:
-    """Which registered version a model's folder holds: `fvc/3`; None where MLflow has not said."""
+    """Which registered version a model's folder holds: `fvc/3`.
+
+    Of one that was not loaded as a version it is the id of the logged model, `m-...`, where
+    it has one.
+    """
     told = model / VERSION_FILE
     if not told.is_file():
-        return None
+        return Model.load(model).model_id
     content = yaml.safe_load(told.read_text(encoding="utf-8"))
     return f"{content['model_name']}/{content['model_version']}"

@@ -1,4 +1,4 @@
-"""Where the answers to many files go: a terminal, or a file that a stopped run goes on with."""
+"""Where answers go: a terminal, or a file that a stopped run goes on with; and back from there."""
 
 import csv
 import json
@@ -29,6 +29,12 @@ COLUMNS: dict[str, pl.DataType] = {
     "error": pl.String(),
 }
 """The columns of a parquet file; a CSV file has them as text, `clips` as JSON."""
+
+TRACED = frozenset({"model_version", "video_sha256", "probability_fake", "verdict", "error"})
+"""What leads from an answer to where it comes from."""
+
+READABLE = (".json", ".jsonl", ".csv", ".parquet")
+"""How the name of a file of answers ends."""
 
 
 class Journal:
@@ -139,3 +145,36 @@ def show_table(answers: Iterable[Answer]) -> Iterator[Answer]:
         sys.stdout.write(f"{answer['verdict'] or 'failed':<10}{shown}  {answer['file']}{reason}\n")
         sys.stdout.flush()
         yield answer
+
+
+def answers_in(source: Path) -> list[Answer]:
+    """Read answers back: what `fvc predict` wrote, in any of its formats, or a server said.
+
+    Raises:
+        FvcError: It is missing, or holds something else.
+    """
+    remedy = "Name what 'fvc predict' wrote, or the JSON of an answer"
+    try:
+        answers = _read(source)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, pl.exceptions.PolarsError) as error:
+        raise FvcError(source, f"cannot be read ({error})", remedy) from error
+    for answer in answers:
+        if not isinstance(answer, dict) or TRACED - answer.keys():
+            raise FvcError(source, f"holds no answers with {', '.join(sorted(TRACED))}", remedy)
+    return answers
+
+
+def _read(source: Path) -> list[Any]:
+    if source.suffix == ".parquet":
+        return pl.read_parquet(source).to_dicts()
+    if source.suffix == ".csv":
+        schema = {name: kind for name, kind in COLUMNS.items() if not isinstance(kind, pl.List)}
+        return pl.read_csv(source, schema_overrides=schema).to_dicts()
+    text = source.read_text(encoding="utf-8")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    if isinstance(content, dict):
+        content = content.get("predictions", [content])
+    return content if isinstance(content, list) else [content]

@@ -36,7 +36,6 @@ from fvc.tracking import registry
 from fvc.tracking.store import connect
 from fvc.validation import validation_series
 
-LOCKED = "locked.parquet"
 WEIGHED = "fvc.weighed"
 """Tag of a version whose aliases have moved: what it was weighed with. There, a decision stands."""
 
@@ -113,7 +112,7 @@ def compare(
     """
     number, candidate, params = registry.number_of(champion), case.candidate, case.identity.params
     with registry.stored(number) as folder:
-        kept = pl.read_parquet(folder / LOCKED)
+        kept = pl.read_parquet(folder / locked.LOCKED)
         # As plain values: another version of this code may have registered it.
         settings = read_json(folder / SETTINGS, "register")
         try:
@@ -152,7 +151,7 @@ def log_candidate(case: Case, scored: pl.DataFrame, run_id: str) -> str:
         limits=candidate.limits,
     )
     with TemporaryDirectory() as scratch:
-        target = Path(scratch) / LOCKED
+        target = Path(scratch) / locked.LOCKED
         scored.write_parquet(target)
         return log_model(
             registry.NAME,
@@ -245,7 +244,7 @@ def version_of(client: MlflowClient, case: Case) -> tuple[ModelVersion, pl.DataF
     if known := registry.find_version(client, candidate.key):
         number = registry.number_of(known)
         with registry.stored(number) as folder:
-            return known, pl.read_parquet(folder / LOCKED)
+            return known, pl.read_parquet(folder / locked.LOCKED)
     run_id = tracking.trained_by(client, candidate.weights_sha256)
     if run_id is None:
         cause = "its run is not in the MLflow store"

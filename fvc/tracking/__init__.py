@@ -21,6 +21,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.git_utils import get_git_commit
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
+    MLFLOW_GIT_DIRTY,
     MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NOTE,
     MLFLOW_SOURCE_NAME,
@@ -29,7 +30,7 @@ from mlflow.utils.mlflow_tags import (
 from fvc.config import AS_WRITTEN, Params, flat
 from fvc.errors import Stopped
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
-from fvc.tracking.changes import changed_params, named_after
+from fvc.tracking.changes import changed_params, differs_from_commit, named_after
 from fvc.tracking.notes import FOLD_NOTE, linked_files, note_with_links, run_route, ui_address
 from fvc.tracking.store import (
     PARENT_VARIABLE,
@@ -395,10 +396,12 @@ def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> 
 
 
 def git_commit() -> dict[str, str]:
-    """The tag that names the commit of the working copy, where there is one."""
+    """The tags that tell the commit of the working copy, where there is one."""
     root = working_copy()
     commit = get_git_commit(str(root)) if root else None
-    return {MLFLOW_GIT_COMMIT: commit} if commit else {}
+    if root is None or commit is None:
+        return {}
+    return {MLFLOW_GIT_COMMIT: commit, MLFLOW_GIT_DIRTY: str(differs_from_commit(root)).lower()}
 
 
 def _now_ms() -> int:

@@ -39,6 +39,16 @@ def named_after(name: str, changed: str) -> str:
     return textwrap.shorten(f"{name} {changed}", NAME_LENGTH, placeholder=" ...")
 
 
+def differs_from_commit(root: Path) -> bool:
+    """Whether a tracked file differs from the last commit, those aside that runs tell of or change.
+
+    The parameters are in `changed_params`; `dvc repro` writes the lock while it trains.
+    """
+    told = [":!params.yaml", ":!dvc.lock"]
+    command = ["git", "diff", "--quiet", "HEAD", "--", ".", *told]
+    return subprocess.run(command, cwd=root, capture_output=True).returncode != 0
+
+
 def _committed(root: Path) -> dict[str, Any] | None:
     revision = os.environ.get("DVC_EXP_BASELINE_REV") or "HEAD"
     try:
