@@ -3,7 +3,7 @@ import gc
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from PIL import Image
 from settings import clips_config, serving_config
 from torch import nn
@@ -218,7 +219,18 @@ class Counting(nn.Module):
         return clips.mean(dim=(3, 4), keepdim=True)
 
 
-def test_clips_that_wait_pass_together_unless_they_differ_in_size() -> None:
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch computes with, until the test ends."""
+    usual = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(usual)
+
+
+def test_clips_that_wait_pass_together_unless_they_differ_in_size(
+    threads: Callable[[int], None],
+) -> None:
+    threads(1)
     features = Counting()
     config = clips_config(1, 4, 32, fit="native")
     network = ClipClassifier(features, channels=3, dropout=0.0, clips=config).eval()
@@ -235,6 +247,70 @@ def test_clips_that_wait_pass_together_unless_they_differ_in_size() -> None:
         assert [len(each.result()) for each in asked] == [count for count, _ in sizes]
     scorer.close()
     assert features.passed == [1, 5, 1, 1]
+
+
+class Meeting(nn.Module):
+    """Keeps with how many threads clips passed; as many as meet pass at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.with_threads: list[int] = []
+        self.meet = threading.Barrier(1)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        self.meet.wait(30)
+        self.with_threads.append(torch.get_num_threads())
+        self.meet.wait(30)
+        return clips.mean(dim=(3, 4), keepdim=True)
+
+
+def test_a_lone_request_has_all_threads_and_several_share_them(
+    threads: Callable[[int], None],
+) -> None:
+    threads(4)
+    features = Meeting()
+    network = ClipClassifier(features, channels=3, dropout=0.0, clips=CLIPS).eval()
+    scorer = Scorer(network)
+    pixels = torch.zeros((3, 4, 3, 32, 32), dtype=torch.uint8)
+    scorer.logits(pixels)
+    assert features.with_threads == [4]
+    features.meet, features.with_threads = threading.Barrier(4), []
+    with ThreadPoolExecutor(4) as clients:
+        assert all(len(logits) == 3 for logits in clients.map(scorer.logits, [pixels] * 4))
+    assert len(features.with_threads) == 4, "four did not pass at the same time"
+    assert features.with_threads[-1] == 1, "four threads that compute with more fight for cores"
+    features.meet, features.with_threads = threading.Barrier(1), []
+    scorer.logits(pixels)
+    assert features.with_threads == [4], "the share of an earlier crowd stays"
+    scorer.close()
+
+
+def test_what_needs_the_network_alone_has_it(threads: Callable[[int], None]) -> None:
+    """An explanation listens to the network's layers, which must not hear of other videos."""
+    threads(3)
+    scorer, busy, seen = Scorer(made_for(CLIPS).eval()), 0, []
+
+    def listen(network: ClipClassifier) -> None:
+        nonlocal busy
+        busy += 1
+        hook = network.features.register_forward_hook(lambda *_: seen.append(busy))
+        time.sleep(0.01)
+        assert busy == 1, "two had it alone"
+        hook.remove()
+        busy -= 1
+
+    pixels = torch.zeros((1, 4, 3, 32, 32), dtype=torch.uint8)
+    with ThreadPoolExecutor(8) as clients:
+        asked = [
+            clients.submit(scorer.call, listen)
+            if number % 4 == 0
+            else clients.submit(scorer.logits, pixels)
+            for number in range(40)
+        ]
+        for each in asked:
+            each.result(30)
+    scorer.close()
+    assert not seen, "a video passed while the network was to be alone"
 
 
 def test_an_error_reaches_who_asked_and_the_next_is_scored() -> None:
@@ -256,7 +332,7 @@ def test_what_nobody_refers_to_any_more_ends(video: Path) -> None:
     gc.collect()
     assert not psutil.pid_exists(process_id)
     deadline = time.monotonic() + 10
-    while threading.active_count() > threads - 3:
+    while threading.active_count() > threads - 2 - torch.get_num_threads():
         assert time.monotonic() < deadline, "a thread is left"
         time.sleep(0.01)
 
@@ -267,7 +343,8 @@ def test_settings_survive_the_registry(tmp_path: Path) -> None:
 
 
 def test_a_model_knows_its_version_if_mlflow_has_said(tmp_path: Path) -> None:
-    assert version_in(tmp_path) is None
+    Model(model_id="m-1").save(str(tmp_path / "MLmodel"))
+    assert version_in(tmp_path) == "m-1"
     (tmp_path / "registered_model_meta").write_text("model_name: fvc\nmodel_version: '3'\n")
     assert version_in(tmp_path) == "fvc/3"
 

@@ -1,11 +1,17 @@
-"""One network for all requests: clips that wait at the same time pass through it together."""
+"""One network for all requests: what waits at the same time shares the cores, or passes together.
 
-from collections.abc import Callable
+On a CPU, threads that score one video each lose nothing to each other, and several threads
+in one convolution do, above all beside processes that decode: so a lone request has all cores,
+and of several each has a part. A GPU takes many clips at once instead.
+"""
+
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Semaphore, Thread
 from typing import Any, TypeVar
 from weakref import finalize
 
@@ -39,10 +45,48 @@ Waiting = SimpleQueue[_Clips | _Work | None]
 """What is to be done, in order; None ends it."""
 
 
-class Scorer:
-    """A thread that alone uses a network; any other may ask it.
+class _Crew:
+    """Threads that share the cores.
 
-    It ends with `close`, or when nobody refers to this any more.
+    Args:
+        size: How many threads.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._free, self._alone = Semaphore(size), Lock()
+        self._busy, self._count = 0, Lock()
+
+    @contextmanager
+    def part(self, waiting: int) -> Iterator[None]:
+        """Work beside others, with a share of the cores, while so many wait for a thread."""
+        usual = torch.get_num_threads()
+        with self._free:
+            with self._count:
+                self._busy += 1
+                sharing = min(self._busy + waiting, self.size)
+            # Of this thread alone.
+            torch.set_num_threads(max(usual // sharing, 1))
+            try:
+                yield
+            finally:
+                torch.set_num_threads(usual)
+                with self._count:
+                    self._busy -= 1
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Work while no other thread does."""
+        with self._alone, ExitStack() as held:
+            for _ in range(self.size):
+                held.enter_context(self._free)
+            yield
+
+
+class Scorer:
+    """The threads that alone use a network; any other may ask them.
+
+    They end with `close`, or when nobody refers to this any more.
 
     Args:
         network: On the device that scores.
@@ -50,12 +94,15 @@ class Scorer:
 
     def __init__(self, network: ClipClassifier) -> None:
         self._waiting: Waiting = SimpleQueue()
-        # It must not refer to this, or that would always be referred to.
-        self._thread = Thread(
-            target=_run, args=(network, self._waiting), name="scorer", daemon=True
-        )
-        self._thread.start()
-        self._end = finalize(self, self._waiting.put, None)
+        crew = _Crew(torch.get_num_threads() if network.mean.device.type == "cpu" else 1)
+        # They must not refer to this, or that would always be referred to.
+        task = partial(_run, network, self._waiting, crew)
+        self._threads = [
+            Thread(target=task, name=f"scorer {number}", daemon=True) for number in range(crew.size)
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._end = finalize(self, _end_all, self._waiting, crew.size)
 
     def logits(self, pixels: UInt8[Tensor, "N T C H W"]) -> Float[Tensor, "N"]:
         """Score the clips of one video, maybe together with those of others.
@@ -83,27 +130,38 @@ class Scorer:
         return self._waiting.qsize()
 
     def close(self) -> None:
-        """Finish what was asked for, and end the thread."""
+        """Finish what was asked for, and end the threads."""
         self._end()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
 
-def _run(network: ClipClassifier, waiting: Waiting) -> None:
+def _end_all(waiting: Waiting, count: int) -> None:
+    for _ in range(count):
+        waiting.put(None)
+
+
+def _run(network: ClipClassifier, waiting: Waiting, crew: _Crew) -> None:
     asked = waiting.get()
     while asked is not None:
         if isinstance(asked, _Work):
-            _settle([asked.done], partial(_do, network, asked))
+            with crew.whole():
+                _settle([asked.done], partial(_do, network, asked))
             asked = waiting.get()
         else:
-            group, after = _grouped(asked, waiting)
-            _settle([each.done for each in group], partial(_score, network, group))
+            share = -(-(1 + waiting.qsize()) // crew.size)
+            group, after = _grouped(asked, waiting, share)
+            with crew.part(waiting.qsize()):
+                _settle([each.done for each in group], partial(_score, network, group))
             asked = after[0] if after else waiting.get()
 
 
-def _grouped(first: _Clips, waiting: Waiting) -> tuple[list[_Clips], list[_Clips | _Work | None]]:
+def _grouped(
+    first: _Clips, waiting: Waiting, most: int
+) -> tuple[list[_Clips], list[_Clips | _Work | None]]:
     """What waits and may pass with the first, and what came after that and may not, if any."""
     group, clips = [first], len(first.pixels)
-    while clips < CLIPS_AT_ONCE:
+    while clips < CLIPS_AT_ONCE and len(group) < most:
         try:
             other = waiting.get_nowait()
         except Empty:

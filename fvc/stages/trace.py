@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from mlflow.tracking import MlflowClient
 
 from fvc.errors import FvcError
 from fvc.evidence.locked import kept_logit
@@ -73,7 +72,7 @@ def standing_of(sha256: str | None, lineage: Lineage, corpus: Corpus | None) -> 
 
 
 def trace_answers(
-    client: MlflowClient, answers: Sequence[Answer], source: Path, corpus: Corpus | None
+    answers: Sequence[Answer], source: Path, corpus: Corpus | None
 ) -> list[tuple[Lineage, list[Verdict]]]:
     """Each model that answered, in order, with its verdicts.
 
@@ -86,7 +85,7 @@ def trace_answers(
             cause = "names no model_version: the model was not loaded from MLflow's store"
             raise FvcError(source, cause, "Ask one that was loaded as models:/... or runs:/...")
         by_model.setdefault(answer["model_version"], []).append(answer)
-    traced = []
+    client, traced = connect(), []
     for model, own in by_model.items():
         lineage = lineage_of_model(client, model)
         traced.append((lineage, [_verdict(answer, lineage, corpus) for answer in own]))
@@ -106,7 +105,7 @@ def _verdict(answer: Answer, lineage: Lineage, corpus: Corpus | None) -> Verdict
 
 
 def trace_video(
-    client: MlflowClient, row: Mapping[str, Any], model: str, corpus: Corpus
+    row: Mapping[str, Any], model: str, corpus: Corpus
 ) -> tuple[Lineage, list[Verdict]]:
     """The verdict on a video of the corpus by a network that never saw it.
 
@@ -120,7 +119,7 @@ def trace_video(
     missing = FvcError(
         video_id, f"was not scored when {model} was evaluated", "Name another --model"
     )
-    threshold = None
+    client, threshold = connect(), None
     if row["part"] == "locked":
         version = named_version(client, model)
         lineage = lineage_of_model(client, f"{version.name}/{version.version}")
@@ -163,7 +162,7 @@ def run(what: str, *, video: str, model: str, index: Path, folds: Path, json: Pa
     Raises:
         FvcError: There is no such answer or video, or MLflow's store lacks what leads on.
     """
-    client, source = connect(), Path(what)
+    source = Path(what)
     corpus = Corpus.read(index, folds) if index.is_file() and folds.is_file() else None
     if source.suffix in READABLE:
         answers = [
@@ -173,11 +172,11 @@ def run(what: str, *, video: str, model: str, index: Path, folds: Path, json: Pa
         ]
         if not answers:
             raise FvcError(source, f"has no answer to a video {video}...", "Name one that it has")
-        traced = trace_answers(client, answers, source, corpus)
+        traced = trace_answers(answers, source, corpus)
     else:
         digest = sha256_of_file(source) if source.is_file() else what
         corpus = corpus or Corpus.read(index, folds)
-        traced = [trace_video(client, row, model, corpus) for row in _rows(digest, corpus)]
+        traced = [trace_video(row, model, corpus) for row in _rows(digest, corpus)]
     root = repository_root()
     sys.stdout.write("\n".join(as_text(verdicts, lineage, root) for lineage, verdicts in traced))
     if json is not None:
