@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 from browsing import ABSENT, BROWSER, browse
+from http_server import served
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -278,38 +278,11 @@ def test_experiments_share_the_store(clone: Clone) -> None:
 @pytest.fixture(scope="module")
 def address(clone: Clone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The served champion."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("serving") / "log"
-    command = ("mlflow", "models", "serve", "-m", "models:/fvc@champion")
-    with log.open("w") as stream:
-        server = subprocess.Popen(
-            [*command, "--env-manager=local", "-p", str(port)],
-            cwd=clone.folder,
-            env=clone.environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while not is_up(f"http://127.0.0.1:{port}/ping"):
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/invocations"
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
-
-
-def is_up(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
+    with served(
+        "models:/fvc@champion", folder=clone.folder, environment=clone.environment, log=log
+    ) as (address, _):
+        yield address
 
 
 def ask(address: str, *videos: bytes, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
