@@ -1,6 +1,7 @@
 """A training of moments, for tests of what happens to one."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ CONFIG = train_config()
 LABELS = torch.arange(8) % 2
 ENGINE = EngineConfig(checkpoint_minutes=60.0, collect_every=0)
 EVERY_STEP = EngineConfig(checkpoint_minutes=0.0, collect_every=1)
+EVERYTHING = replace(
+    CONFIG,
+    ema_decay=0.9,
+    mixup_alpha=0.4,
+    label_smoothing=0.1,
+    schedule="cosine",
+    warmup_epochs=0.5,
+    fine_tuning="gradual",
+    unfreeze_epochs=(1, 2),
+)
+"""All that has a state, or draws lots."""
 
 
 def small_network(dropout: float = 0.5) -> ClipClassifier:

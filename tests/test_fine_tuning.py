@@ -1,6 +1,5 @@
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, get_args, get_type_hints
 
@@ -19,16 +18,9 @@ from fvc.training.fine_tuning import (
     stages_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLIPS = clips_config(1, 4, 16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they save on pictures this small, and most where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Whether the engine learns what is there to learn, and nothing else."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,20 +22,13 @@ from fvc.training.epoch import train_epoch
 from fvc.training.losses import make_loss
 from fvc.training.state import start_training
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GOLDEN = [
     *(0.771008, 0.743088, 0.778278, 0.54494, 0.673724),
     *(0.644507, 0.625675, 0.661169, 0.693446, 0.713117),
 ]
 """Of `ten_losses`: without steps they are off by up to 4e-3, with more threads by 3e-6."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they save on pictures this small, and most where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def noisy_clips(count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fvc.evidence.calibration import Calibration
 from fvc.networks import ClipClassifier
 from fvc.predict import video_logit
-from fvc.serving.decoders import MIB, Decoders
+from fvc.serving.decoders import Decoders
 from fvc.serving.scorer import Scorer
 from fvc.serving.settings import Settings
 from fvc.video import Clips, VideoError
@@ -33,8 +33,8 @@ class Wishes:
     clips: int | None = None
     """Views of each video; None as many as in training."""
     threshold: float | None = None
-    """The probability from which on a video is called fake, without a band of uncertainty; None
-    for what was chosen on validation videos."""
+    """The probability above which a video is called fake, and below which real, in place of the
+    band that was chosen on validation videos."""
     explain: bool = False
     """Whether to show where the network looked."""
 
@@ -128,11 +128,6 @@ class Answerer:
         self._threads.shutdown()
         self._scorer.close()
         self._decoders.close()
-
-    @property
-    def max_bytes(self) -> int:
-        """Of a video; a larger one is refused."""
-        return int(self._settings.limits.max_mib * MIB)
 
     @property
     def version(self) -> str | None:

@@ -48,6 +48,7 @@ class Decoders:
 
     def __init__(self, limits: ServingConfig, count: int | None = None) -> None:
         self.count = count or len(os.sched_getaffinity(0))
+        self._max_mib = limits.max_mib
         self._all = [_Decoder(limits) for _ in range(self.count)]
         self._idle: SimpleQueue[_Decoder] = SimpleQueue()
         for decoder in self._all:
@@ -61,11 +62,21 @@ class Decoders:
             VideoError: It cannot be used, is beyond the limits, or took its
                 process down.
         """
+        self.require_size(len(video))
         decoder = self._idle.get()
         try:
             return decoder.clips(video, config)
         finally:
             self._idle.put(decoder)
+
+    def require_size(self, num_bytes: int) -> None:
+        """Refuse a video for its size alone, which may be known before it is read.
+
+        Raises:
+            VideoError: It is too large.
+        """
+        if num_bytes > self._max_mib * MIB:
+            raise VideoError("too_large", f"{num_bytes / MIB:.1f} MiB, above {self._max_mib:g}")
 
     @property
     def process_ids(self) -> list[int]:
@@ -97,9 +108,6 @@ class _Decoder:
 
     def clips(self, video: bytes, config: ClipsConfig) -> Clips:
         """Have one video decoded."""
-        if len(video) > self._limits.max_mib * MIB:
-            detail = f"{len(video) / MIB:.1f} MiB, above {self._limits.max_mib:g}"
-            raise VideoError("too_large", detail)
         self._make_ready()
         try:
             return self._exchange(video, config)

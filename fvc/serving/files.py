@@ -9,7 +9,7 @@ from typing import Any
 
 from fvc.errors import FvcError
 from fvc.serving.answering import Answerer, Wishes
-from fvc.serving.decoders import MIB
+from fvc.video import VideoError
 
 SUFFIXES = frozenset(
     {
@@ -70,11 +70,10 @@ def answers_of(
 
 def _answer(file: Path, answerer: Answerer, wishes: Wishes) -> dict[str, Any]:
     try:
-        size, most = file.stat().st_size, answerer.max_bytes
-        if size > most:
-            refused = f"too_large: {size / MIB:.1f} MiB, above {most / MIB:g}"
-            return {"file": str(file), **answerer.refusal(refused, wishes)}
+        answerer.decoders.require_size(file.stat().st_size)
         content = file.read_bytes()
+    except VideoError as error:
+        return {"file": str(file), **answerer.refusal(f"{error.reason}: {error.detail}", wishes)}
     except OSError as error:
         return {"file": str(file), **answerer.refusal(f"unreadable: {error.strerror}", wishes)}
     return {"file": str(file), **answerer.answer(content, wishes)}

@@ -122,7 +122,9 @@ def main(argv: Sequence[str]) -> None:
         help="of standard output: table on a terminal, else lines of JSON",
     )
     parser.add_argument("--clips", type=int, help="views of each video, in place of training's")
-    parser.add_argument("--threshold", type=float, help="from which on a video is called fake")
+    parser.add_argument(
+        "--threshold", type=float, help="fake above it, real below"
+    )
     parser.add_argument("--explain", action="store_true", help="add a picture as overlay_png")
     args = parser.parse_args(argv)
     if not args.paths and sys.stdin.isatty():
