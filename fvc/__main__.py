@@ -67,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"error: fvc {command}: was interrupted. Run it again to go on.\n")
         return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read what was printed, as `head`, has seen enough; Python must not try once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except SystemExit as end:
         if end.code == WRONG_USAGE:
             sys.stderr.write(_usage_hint(command))

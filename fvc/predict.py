@@ -18,11 +18,11 @@ CLIPS_AT_ONCE = 8
 
 
 def clip_logits(network: ClipClassifier, pixels: UInt8[Tensor, "N T C H W"]) -> Float[Tensor, "N"]:
-    """Score the clips of one video, in float32, on the device that holds the network.
+    """Score clips, in float32, on the device that holds the network.
 
-    The network is left in evaluation mode. A video is never scored together
-    with another one, so its logits do not depend on its neighbours; how many
-    of its own clips fit into memory at once moves them by rounding at most.
+    The network is left in evaluation mode. Clips that pass together move each
+    other's logits by rounding at most; `video_logits` never scores two videos
+    together, so that what a video is given does not depend on the others.
 
     Returns:
         One logit per clip, on the CPU; positive means fake.

@@ -141,6 +141,12 @@ NONSENSE = {
     "too many clips": [json.dumps({"shape": [9, 4, 3, 32, 32]}).encode()],
     "too large": [json.dumps({"shape": [3, 4, 3, 10**6, 10**6]}).encode()],
     "fewer pixels": [json.dumps({**WHOLE, "decoded_in_sequence": None}).encode(), b"1"],
+    "a number beyond all": [b'{"shape": [1e999, 4, 3, 32, 32]}'],
+    "lists without end": [b"[" * 100_000],
+    "fewer times": [
+        json.dumps({**WHOLE, "spans_s": [], "decoded_in_sequence": None}).encode(),
+        bytes(48),
+    ],
     "more pixels": [json.dumps(WHOLE).encode(), bytes(49)],
 }
 
@@ -160,6 +166,34 @@ def test_a_process_that_is_not_itself_any_more_is_not_believed(
     monkeypatch.setattr(decoders, "PROGRAM", program)
     with decoding(serving_config()) as started, pytest.raises(VideoError, match="crashed"):
         started.clips(VIDEO, CLIPS)
+
+
+def test_a_process_that_stops_in_the_middle_of_a_word_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = (
+        "import os, sys, time\nfrom multiprocessing.connection import Connection\n"
+        "server = Connection(int(sys.argv[2]))\nserver.send_bytes(b'ready')\n"
+        "server.recv_bytes(), server.recv_bytes()\n"
+        "os.write(server.fileno(), b'\\0\\0\\0\\x63{')\ntime.sleep(600)\n"
+    )
+    monkeypatch.setattr(decoders, "PROGRAM", program)
+    with decoding(serving_config(timeout_s=0.5)) as started, pytest.raises(VideoError) as lost:
+        started.clips(VIDEO, CLIPS)
+    assert lost.value.reason == "timeout"
+
+
+def test_a_process_that_does_not_listen_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import sys, time\nfrom multiprocessing.connection import Connection\n"
+        "server = Connection(int(sys.argv[2]))\nserver.send_bytes(b'ready')\ntime.sleep(600)\n"
+    )
+    monkeypatch.setattr(decoders, "PROGRAM", program)
+    # More than a socket holds.
+    limits = serving_config(timeout_s=0.5, max_mib=64.0)
+    with decoding(limits) as started, pytest.raises(VideoError) as lost:
+        started.clips(bytes(32 * 2**20), CLIPS)
+    assert lost.value.reason == "timeout"
 
 
 def test_a_program_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

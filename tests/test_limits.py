@@ -48,3 +48,15 @@ def test_what_is_beyond_them_is_refused_before_a_frame_is_decoded(
         read_clips(io.BytesIO(video), clips_config(1, 4, 16), replace(ENOUGH, **tighter))
     assert (refused.value.reason, refused.value.detail) == (reason, detail)
     assert reason in BEYOND_LIMITS
+
+
+def test_a_length_that_only_decoding_tells_is_held_against_the_limit() -> None:
+    """Raw H.264 says nothing of times, neither in a header nor in its packets."""
+    file = io.BytesIO()
+    encode(file, np.zeros((50, 48, 64, 3), np.uint8), fps=25, container="h264")
+    config = clips_config(1, 4, 16)
+    clips = read_clips(io.BytesIO(file.getvalue()), config, replace(ENOUGH, max_frames=50))
+    assert clips.decoded_in_sequence, "its packets are believed"
+    shorter = replace(ENOUGH, max_frames=50, max_duration_s=1.0)
+    with pytest.raises(VideoError, match="above 1"):
+        read_clips(io.BytesIO(file.getvalue()), config, shorter)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -225,8 +226,65 @@ def test_files_are_read_no_further_ahead_than_needed(shared: Counted, videos: Pa
         next(answers)
         assert len(taken) <= number + 1 + 2 * 3, "memory grows with the number of files"
     before = threading.active_count()
-    answers.close()  # type: ignore[attr-defined]
+    answers.close()
     assert threading.active_count() < before, "threads are left"
+
+
+class Closed(io.StringIO):
+    """What `head` leaves of a pipe once it has seen enough."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(text)
+
+
+def test_it_ends_when_nobody_reads_on(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = ClipClassifier(nn.Conv3d(3, 4, 3), channels=4, dropout=0.0, clips=CLIPS).eval()
+    own = Answerer(network, SETTINGS, "fvc/1", decoders=1)
+    monkeypatch.setattr(predict, "load_answerer", lambda _: own)
+    monkeypatch.setattr(predict, "connect", lambda: None)
+    monkeypatch.setattr("sys.stdout", Closed())
+    # In the same thread it would hang here for ever.
+    with pytest.raises(BrokenPipeError):
+        run(videos, "--format", "jsonl")
+    with pytest.raises(RuntimeError, match="closed"):
+        own.answer((videos / "02.mp4").read_bytes(), Wishes())
+
+
+@pytest.mark.usefixtures("answerer")
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_any_name_that_a_file_can_have_is_an_answer(
+    videos: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9, "a"\t.mp4'))
+    strange.write_bytes((videos / "02.mp4").read_bytes())
+    listed = f"{strange}\nno\0where.mp4\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(listed))
+    out = tmp_path / f"scores{suffix}"
+    run("--out", out)
+    rows = rows_of(out)
+    assert rows[0]["file"] == f'{tmp_path}/caf\\xe9, "a"\t.mp4'
+    assert rows[0]["verdict"] is not None
+    assert rows[1]["error"].startswith("unreadable: ")
+
+
+def test_a_folder_that_may_not_be_read_is_an_answer(
+    answerer: Counted, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root, who runs tests in a container, may read every one, the system is asked to lie."""
+    scan = os.scandir
+
+    def closed(path: Any) -> Any:
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", closed)
+    files = list(video_files([videos]))
+    assert files[-1] == videos / "b"
+    *_, last = answers_of(files[-1:], answerer, Wishes())
+    assert last["file"] == str(videos / "b")
+    assert last["error"].startswith("unreadable: ")
 
 
 def test_folders_are_walked_by_name(videos: Path) -> None:

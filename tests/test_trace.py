@@ -1,6 +1,7 @@
 """From a verdict to what it rests on, in a store of two folds and one registered version."""
 
 import json
+import os
 import shlex
 import subprocess
 from dataclasses import replace
@@ -18,7 +19,9 @@ from fvc.files import read_json, sha256_of_file, write_json
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, OUT_OF_FOLD
 from fvc.report.provenance import rebuilding_commands
+from fvc.serving.answering import Wishes
 from fvc.serving.outputs import COLUMNS
+from fvc.serving.packaging import load_answerer
 from fvc.stages import trace
 from fvc.tracking.lineage import lineage_of_model
 
@@ -181,13 +184,15 @@ def test_weights_that_were_changed_in_the_store_are_told(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        (json.dumps(answer(TESTED, model_version=3)), "whose model_version is 3"),
+        (json.dumps(answer(TESTED, threshold="high")), "whose threshold is 'high'"),
         ("[", "cannot be read"),
         ('{"predictions": [1]}', "holds no answers"),
         (json.dumps({"verdict": "fake"}), "holds no answers"),
         (json.dumps(answer(TESTED, model_version=None)), "names no model_version"),
         (json.dumps(answer(TESTED, model_version="fvc/9")), "models:/fvc/9: is not in"),
         (json.dumps(answer(TESTED, model_version="m-9")), "models:/m-9: is not in"),
-        ("[]", "has no answer"),
+        ("[]", "holds no answer at all"),
     ],
 )
 def test_what_leads_nowhere_is_named(corpus: Corpus, content: str, said: str) -> None:
@@ -225,7 +230,89 @@ def test_the_commands_are_those_of_the_commit_and_its_parameters(
     assert f"git checkout --quiet {'a' * 40}" in commands
     assert "dvc exp run --force -S train.epochs=3 -S 'split.folds=[0,1]'" in commands
     assert "dvc repro --force" in rebuilding_commands(replace(lineage, changed=""), None)
-    for command in commands:
-        subprocess.run(["bash", "-n", "-c", command], check=True)
     clone = next(command for command in commands if command.startswith("git clone"))
     assert str(tmp_path / "my work") in shlex.split(clone)
+
+
+DVC = """#!/bin/sh
+echo "dvc $*" >> "$LOG"
+test "$*" != "cache dir" || echo /cache
+test "$1" != repro || { mkdir -p work/models/1; echo weights > work/models/1/weights.safetensors
+  echo folds > work/folds.csv.sha256; echo '"data_sha256": "d"' > work/clips.json; }
+"""
+
+
+@pytest.mark.usefixtures("corpus")
+def test_the_commands_leave_the_repository_alone_also_if_they_are_given_twice(
+    store: MlflowClient, tmp_path: Path
+) -> None:
+    """With a stand-in for DVC, and for the environment."""
+    root, tools, place = (tmp_path / name for name in ("a repository", "tools", "place"))
+    for folder in (root, tools, place):
+        folder.mkdir()
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "LOG": str(tmp_path / "log"),
+        "MLFLOW_TRACKING_URI": "http://production",
+    }
+    (tools / "dvc").write_text(DVC)
+    (tools / "dvc").chmod(0o755)
+    (root / "Makefile").write_text("setup:\n\tmkdir -p .venv/bin\n\ttouch .venv/bin/activate\n")
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", *who, *words], cwd=root, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    commit = git("rev-parse", "HEAD")
+    git("commit", "--quiet", "--allow-empty", "--message", "second")
+    lineage = replace(lineage_of_model(store, "fvc/1"), commit=commit, changed="")
+    script = "\n".join(
+        [*rebuilding_commands(lineage, root), 'echo "in $PWD: $MLFLOW_TRACKING_URI"']
+    )
+
+    def paste() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash"], input=script, cwd=place, env=environment, capture_output=True, text=True
+        )
+
+    done = paste()
+    assert f"in {place}: http://production" in done.stdout, "the user's own shell was changed"
+    assert "weights.safetensors" in done.stdout, done.stderr
+    assert '"data_sha256": "d"' in done.stdout
+    clone = place / f"fvc-{commit[:7]}"
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True)
+    assert head.stdout.strip() == commit
+    first = (tmp_path / "log").read_text().splitlines()
+    assert first == [
+        "dvc cache dir",
+        "dvc cache dir --local /cache",
+        "dvc checkout data.dvc",
+        "dvc repro --force",
+    ]
+    again = paste()
+    assert "already exists" in again.stderr
+    assert (tmp_path / "log").read_text().splitlines() == [*first, "dvc cache dir"]
+    assert git("log", "-1", "--format=%s") == "second", "the repository was changed"
+    assert git("status", "--porcelain") == ""
+
+
+def test_a_model_loaded_from_its_run_leads_back_to_it(corpus: Corpus, store: MlflowClient) -> None:
+    version = store.get_model_version("fvc", "1")
+    answerer = load_answerer(f"runs:/{version.run_id}/fvc")
+    try:
+        said = answerer.answer((corpus.root / "videos" / "youtube_03.mp4").read_bytes(), Wishes())
+    finally:
+        answerer.close()
+    source = corpus.root / "answer.json"
+    write_json(source, said)
+    [found] = traced(corpus, source)
+    assert said["model_version"].startswith("m-")
+    assert found["lineage"]["model"] == f"models:/{said['model_version']}"
+    assert found["lineage"]["run_id"] == version.run_id

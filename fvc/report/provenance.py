@@ -100,22 +100,35 @@ def _rebuilding(lineage: Lineage, root: Path | None) -> list[str]:
 def rebuilding_commands(lineage: Lineage, root: Path | None) -> list[str]:
     """The commands that build a network again, in a clone of its own, and what they give.
 
-    On a machine with the same kind of processor and as many threads the digests are equal.
+    They run in a shell of their own that ends with the first one that fails, and in a store of
+    their own, so that nothing of the repository changes. On a machine with the same kind of
+    processor and as many threads the digests are equal.
     """
     source = "." if root is None else shlex.quote(str(root))
     clone = f"fvc-{lineage.commit[:7]}"
-    again = "dvc repro --force"
+    again = ["dvc repro --force"]
     if lineage.changed and lineage.changed != UNKNOWN:
         settings = (f"-S {shlex.quote(setting)}" for setting in shlex.split(lineage.changed))
-        again = f"dvc exp run --force {' '.join(settings)}"
+        # Composed anew, parameters would be those of conf/ and not those of the commit.
+        again = [
+            "dvc config --local hydra.enabled false",
+            f"dvc exp run --force {' '.join(settings)}",
+        ]
     return [
-        f'cache="$(cd {source} && dvc cache dir)"',
-        f"git clone --quiet {source} {clone} && cd {clone}",
+        "(",
+        "set -e",
+        "unset MLFLOW_TRACKING_URI MLFLOW_RUN_ID MLFLOW_EXPERIMENT_NAME DVC_ROOT",
+        f'cache="$(cd {source}; dvc cache dir)"',
+        f"git clone --quiet {source} {clone}",
+        f"cd {clone}",
         f"git checkout --quiet {lineage.commit}",
-        "make setup && . .venv/bin/activate",
-        'dvc cache dir --local "$cache" && dvc checkout data.dvc   # or: dvc pull data.dvc',
-        again,
+        "make setup",
+        ". .venv/bin/activate",
+        'dvc cache dir --local "$cache"',
+        "dvc checkout data.dvc   # where the cache lacks it: dvc pull data.dvc",
+        *again,
         f"sha256sum work/models/{lineage.fold}/weights.safetensors   # {lineage.weights_sha256}",
         f"cat work/folds.csv.sha256   # {lineage.folds_sha256}",
         f"grep data_sha256 work/clips.json   # {lineage.data_sha256}",
+        ")",
     ]

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fvc.errors import FvcError
 from fvc.evidence.calibration import Calibration
 from fvc.networks import ClipClassifier
 from fvc.predict import video_logit
@@ -94,10 +95,12 @@ class Answerer:
             config = replace(config, num_clips=wishes.clips)
         try:
             clips = self._decoders.clips(video, config)
+            pixels = torch.from_numpy(clips.pixels)
+            logits = self._scorer.logits(pixels)
         except VideoError as error:
             return self.refusal(f"{error.reason}: {error.detail}", wishes, sha256)
-        pixels = torch.from_numpy(clips.pixels)
-        logits = self._scorer.logits(pixels)
+        except FvcError as error:
+            return self.refusal(f"not_scored: {error}", wishes, sha256)
         calibration = self._calibration(wishes)
         probability = calibration.probability(video_logit(logits))
         return {

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from multiprocessing import BufferTooShort
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
+from threading import Event, Timer
 from typing import Any
 from weakref import finalize
 
@@ -27,7 +28,10 @@ GONE_S = 5.0
 """A process whose socket is closed has ended by then."""
 TOLD_BYTES = 2**20
 """Most that a process may say besides pixels."""
-BROKEN = (EOFError, OSError, BufferTooShort, ValueError, KeyError, TypeError)
+BROKEN = (
+    *(EOFError, OSError, BufferTooShort),
+    *(ValueError, KeyError, TypeError, OverflowError, RecursionError),
+)
 """How a process that is gone, or not itself any more, shows."""
 # Not multiprocessing's way, which runs the script of whoever loads the model a second time.
 PROGRAM = (
@@ -61,7 +65,10 @@ class Decoders:
         Raises:
             VideoError: It cannot be used, is beyond the limits, or took its
                 process down.
+            RuntimeError: They have ended.
         """
+        if not self._end.alive:
+            raise RuntimeError("the processes that decode were closed: nobody would answer")
         self.require_size(len(video))
         decoder = self._idle.get()
         try:
@@ -88,10 +95,6 @@ class Decoders:
         self._end()
 
 
-class _Lost(Exception):
-    """A process has had its time."""
-
-
 def _end_all(decoders: "list[_Decoder]") -> None:
     for decoder in decoders:
         decoder.end()
@@ -109,12 +112,21 @@ class _Decoder:
     def clips(self, video: bytes, config: ClipsConfig) -> Clips:
         """Have one video decoded."""
         self._make_ready()
+        expired = Event()
+        # It may also stop to listen, or in the middle of what it says.
+        timer = Timer(self._limits.timeout_s, _expire, (self.process, expired))
+        timer.start()
+        broken = False
         try:
             return self._exchange(video, config)
-        except (_Lost, *BROKEN) as error:
-            refusal = self._loss(error)
-            self._begin_anew()
-            raise refusal from error
+        except BROKEN as error:
+            broken = True
+            raise self._loss(expired.is_set()) from error
+        finally:
+            timer.cancel()
+            timer.join()
+            if broken or expired.is_set():
+                self._begin_anew()
 
     def end(self) -> None:
         """Kill the process."""
@@ -160,8 +172,6 @@ class _Decoder:
     def _exchange(self, video: bytes, config: ClipsConfig) -> Clips:
         self._pipe.send_bytes(json.dumps(asdict(config)).encode())
         self._pipe.send_bytes(video)
-        if not self._pipe.poll(self._limits.timeout_s):
-            raise _Lost
         told: dict[str, Any] = json.loads(self._pipe.recv_bytes(TOLD_BYTES))
         if "refusal" in told:
             reason, detail = told["refusal"]
@@ -169,16 +179,14 @@ class _Decoder:
         pixels = np.empty(_checked(told["shape"], config), np.uint8)
         if self._pipe.recv_bytes_into(pixels.data.cast("B")) != pixels.size:
             raise ValueError("it gave fewer pixels than it said")
-        return Clips(
-            pixels,
-            Box(*told["content"]),
-            tuple((float(start), float(end)) for start, end in told["spans_s"]),
-            told["decoded_in_sequence"],
-        )
+        spans_s = tuple((float(start), float(end)) for start, end in told["spans_s"])
+        if len(spans_s) != len(pixels):
+            raise ValueError(f"it gave {len(pixels)} clips, and times of {len(spans_s)}")
+        return Clips(pixels, Box(*told["content"]), spans_s, told["decoded_in_sequence"])
 
-    def _loss(self, error: Exception) -> VideoError:
+    def _loss(self, expired: bool) -> VideoError:
         """What happened to the video whose process is of no more use."""
-        if isinstance(error, _Lost):
+        if expired:
             return VideoError("timeout", f"took longer than {self._limits.timeout_s:g} s")
         try:
             code = self.process.wait(GONE_S)
@@ -188,6 +196,11 @@ class _Decoder:
             detail = f"found no more memory within {self._limits.max_memory_mib} MiB"
             return VideoError("crashed", detail)
         return VideoError("crashed", f"its process ended with code {code}")
+
+
+def _expire(process: "subprocess.Popen[bytes]", expired: Event) -> None:
+    expired.set()
+    process.kill()
 
 
 def _checked(shape: Any, config: ClipsConfig) -> tuple[int, int, int, int, int]:

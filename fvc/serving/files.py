@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,24 @@ def video_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _within(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
+    closed: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=lambda error: _note(error, closed)):
         # In place: os.walk goes on with them in this order.
         folders.sort()
         for name in sorted(names):
             if Path(name).suffix.lower() in SUFFIXES:
                 yield Path(place, name)
+    # As if they were files: each is an answer with the reason.
+    yield from closed
+
+
+def _note(error: OSError, closed: list[Path]) -> None:
+    closed.append(Path(error.filename))
 
 
 def answers_of(
     files: Iterable[Path], answerer: Answerer, wishes: Wishes
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """Answer to each file, in order: `file` and what `Answerer.answer` gives.
 
     As many are decoded at once as there are processes for it. A file that cannot be
@@ -69,11 +76,19 @@ def answers_of(
 
 
 def _answer(file: Path, answerer: Answerer, wishes: Wishes) -> dict[str, Any]:
+    name = shown_name(file)
     try:
         answerer.decoders.require_size(file.stat().st_size)
         content = file.read_bytes()
     except VideoError as error:
-        return {"file": str(file), **answerer.refusal(f"{error.reason}: {error.detail}", wishes)}
-    except OSError as error:
-        return {"file": str(file), **answerer.refusal(f"unreadable: {error.strerror}", wishes)}
-    return {"file": str(file), **answerer.answer(content, wishes)}
+        return {"file": name, **answerer.refusal(f"{error.reason}: {error.detail}", wishes)}
+    # The second one: there is a null character in its name.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return {"file": name, **answerer.refusal(f"unreadable: {reason}", wishes)}
+    return {"file": name, **answerer.answer(content, wishes)}
+
+
+def shown_name(file: Path) -> str:
+    r"""The name of a file as every format can hold it: what is no UTF-8 as `\xe9`."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")

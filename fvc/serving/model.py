@@ -105,7 +105,7 @@ def version_in(model: Path) -> str | None:
     it has one.
     """
     told = model / VERSION_FILE
-    if not told.is_file():
+    content = yaml.safe_load(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    if content.get("model_version") is None:
         return Model.load(model).model_id
-    content = yaml.safe_load(told.read_text(encoding="utf-8"))
     return f"{content['model_name']}/{content['model_version']}"

@@ -10,9 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
+from tqdm import tqdm
 
 from fvc.errors import FvcError
 from fvc.files import replacing
+from fvc.serving.files import shown_name
 
 Answer = Mapping[str, Any]
 
@@ -30,8 +32,11 @@ COLUMNS: dict[str, pl.DataType] = {
 }
 """The columns of a parquet file; a CSV file has them as text, `clips` as JSON."""
 
-TRACED = frozenset({"model_version", "video_sha256", "probability_fake", "verdict", "error"})
-"""What leads from an answer to where it comes from."""
+TRACED = {
+    **dict.fromkeys(("model_version", "video_sha256", "verdict", "error"), str | None),
+    **dict.fromkeys(("probability_fake", "threshold"), float | int | None),
+}
+"""What leads from an answer to where it comes from, and is told of it."""
 
 READABLE = (".json", ".jsonl", ".csv", ".parquet")
 """How the name of a file of answers ends."""
@@ -78,7 +83,8 @@ class Journal:
         """
         remaining = iter(files)
         for answer in self.answers():
-            if answer["file"] != str(next(remaining, None)):
+            following = next(remaining, None)
+            if following is None or answer["file"] != shown_name(following):
                 cause = f"holds an answer to {answer['file']}, which is not the next file"
                 raise FvcError(self.path, cause, "Delete it, or name the same files as before")
         yield from remaining
@@ -130,21 +136,25 @@ FORMATS: Mapping[str, Callable[[Journal, Path], None]] = {
 def show_lines(answers: Iterable[Answer]) -> Iterator[Answer]:
     """Print a line of JSON for each, as soon as it is there."""
     for answer in answers:
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        _show(json.dumps(answer))
         yield answer
 
 
 def show_table(answers: Iterable[Answer]) -> Iterator[Answer]:
     """Print a row for each, as soon as it is there."""
-    sys.stdout.write(f"{'verdict':<10}{'fake':>6}  file\n")
+    _show(f"{'verdict':<10}{'fake':>6}  file")
     for answer in answers:
         score = answer["probability_fake"]
         shown = f"{'-':>6}" if score is None else f"{score:6.3f}"
         reason = "" if answer["error"] is None else f"  ({answer['error']})"
-        sys.stdout.write(f"{answer['verdict'] or 'failed':<10}{shown}  {answer['file']}{reason}\n")
-        sys.stdout.flush()
+        _show(f"{answer['verdict'] or 'failed':<10}{shown}  {answer['file']}{reason}")
         yield answer
+
+
+def _show(line: str) -> None:
+    """Print a line above the bar of progress that may be on the same terminal."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
 
 
 def answers_in(source: Path) -> list[Answer]:
@@ -158,9 +168,14 @@ def answers_in(source: Path) -> list[Answer]:
         answers = _read(source)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, pl.exceptions.PolarsError) as error:
         raise FvcError(source, f"cannot be read ({error})", remedy) from error
+    if not answers:
+        raise FvcError(source, "holds no answer at all", remedy)
     for answer in answers:
-        if not isinstance(answer, dict) or TRACED - answer.keys():
+        if not isinstance(answer, dict) or TRACED.keys() - answer.keys():
             raise FvcError(source, f"holds no answers with {', '.join(sorted(TRACED))}", remedy)
+        if wrong := [name for name in sorted(TRACED) if not isinstance(answer[name], TRACED[name])]:
+            cause = f"holds an answer whose {wrong[0]} is {answer[wrong[0]]!r}"
+            raise FvcError(source, cause, remedy)
     return answers
 
 

@@ -54,23 +54,24 @@ class _Crew:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        # Asked for by each thread, it would be what another one has set for itself a moment ago.
+        self._usual = torch.get_num_threads()
         self._free, self._alone = Semaphore(size), Lock()
         self._busy, self._count = 0, Lock()
 
     @contextmanager
     def part(self, waiting: int) -> Iterator[None]:
         """Work beside others, with a share of the cores, while so many wait for a thread."""
-        usual = torch.get_num_threads()
         with self._free:
             with self._count:
                 self._busy += 1
                 sharing = min(self._busy + waiting, self.size)
             # Of this thread alone.
-            torch.set_num_threads(max(usual // sharing, 1))
+            torch.set_num_threads(max(self._usual // sharing, 1))
             try:
                 yield
             finally:
-                torch.set_num_threads(usual)
+                torch.set_num_threads(self._usual)
                 with self._count:
                     self._busy -= 1
 
@@ -80,6 +81,7 @@ class _Crew:
         with self._alone, ExitStack() as held:
             for _ in range(self.size):
                 held.enter_context(self._free)
+            torch.set_num_threads(self._usual)
             yield
 
 
@@ -112,17 +114,23 @@ class Scorer:
         Raises:
             ValueError: The clips are not of the shape that the network is made for.
             FvcError: Not even one clip at a time fits into memory.
+            RuntimeError: It was closed.
         """
         asked = _Clips(pixels)
-        self._waiting.put(asked)
+        self._put(asked)
         return asked.done.result()
 
     def call(self, work: Callable[[ClipClassifier], Result]) -> Result:
         """Do something with the network while nobody else uses it."""
         asked = _Work(work)
-        self._waiting.put(asked)
+        self._put(asked)
         result: Result = asked.done.result()
         return result
+
+    def _put(self, asked: _Clips | _Work) -> None:
+        if not self._end.alive:
+            raise RuntimeError("the scorer was closed: nobody would answer")
+        self._waiting.put(asked)
 
     @property
     def waiting(self) -> int:

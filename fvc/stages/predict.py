@@ -4,6 +4,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -76,23 +77,23 @@ def run(
     try:
         files = video_files(paths) if paths else (Path(line.rstrip("\n")) for line in sys.stdin)
         if out is None:
-            answers = answers_of(files, answerer, wishes)
-            tally = _followed(show_table(answers) if table else show_lines(answers), total)
+            # Whatever ends it: who closes the answerer first would wait for it for ever.
+            with closing(answers_of(files, answerer, wishes)) as answers:
+                shown = show_table(answers) if table else show_lines(answers)
+                tally = _followed(shown, total, hidden=total == 1)
         else:
             journal = Journal(out, {"model": answerer.version, "wishes": asdict(wishes)})
-            answers = answers_of(journal.left(files), answerer, wishes)
-            tally = _followed(chain(journal.answers(), journal.add(answers)), total)
+            with closing(answers_of(journal.left(files), answerer, wishes)) as answers:
+                tally = _followed(chain(journal.answers(), journal.add(answers)), total)
             journal.finish()
     finally:
         answerer.close()
     sys.stderr.write(f"predict: {tally}\n")
 
 
-def _followed(answers: Iterable[Answer], total: int | None) -> Tally:
+def _followed(answers: Iterable[Answer], total: int | None, *, hidden: bool = False) -> Tally:
     """Take the answers as they come, and show how far it is."""
     tally = Tally()
-    # A bar and rows on one terminal would write over each other.
-    hidden = sys.stdout.isatty() and total == 1
     with tqdm(answers, total=total, unit=" videos", desc="score", disable=hidden) as shown:
         for answer in shown:
             tally.note(answer)
@@ -122,9 +123,7 @@ def main(argv: Sequence[str]) -> None:
         help="of standard output: table on a terminal, else lines of JSON",
     )
     parser.add_argument("--clips", type=int, help="views of each video, in place of training's")
-    parser.add_argument(
-        "--threshold", type=float, help="fake above it, real below"
-    )
+    parser.add_argument("--threshold", type=float, help="fake above it, real below")
     parser.add_argument("--explain", action="store_true", help="add a picture as overlay_png")
     args = parser.parse_args(argv)
     if not args.paths and sys.stdin.isatty():

@@ -171,7 +171,8 @@ def run(what: str, *, video: str, model: str, index: Path, folds: Path, json: Pa
             if (answer["video_sha256"] or "").startswith(video)
         ]
         if not answers:
-            raise FvcError(source, f"has no answer to a video {video}...", "Name one that it has")
+            cause = f"has no answer to a video whose SHA-256 begins with {video}"
+            raise FvcError(source, cause, "Name one that it has")
         traced = trace_answers(answers, source, corpus)
     else:
         digest = sha256_of_file(source) if source.is_file() else what

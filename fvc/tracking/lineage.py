@@ -129,7 +129,7 @@ def _check_weights(version: ModelVersion) -> None:
     if registered is None:
         cause = "has no fvc.weights_sha256: 'register' has not finished it, or never made it"
         raise FvcError(f"models:/{version.name}/{number}", cause, "Run 'dvc repro'")
-    with registry.stored(number) as folder:
+    with registry.stored(number, version.name) as folder:
         found = sha256_of_file(folder / WEIGHTS)
     if found != registered:
         cause = f"its weights are {found}, and {registered} was registered: they were changed"

@@ -109,7 +109,7 @@ def _search(client: MlflowClient, clause: str) -> list[ModelVersion]:
 
 
 @contextmanager
-def stored(number: str) -> Iterator[Path]:
+def stored(number: str, name: str = NAME) -> Iterator[Path]:
     """The files that a version was registered with, until the block ends.
 
     Raises:
@@ -118,7 +118,7 @@ def stored(number: str) -> Iterator[Path]:
     with TemporaryDirectory() as scratch:
         try:
             # Not the copy of the code, which is many files.
-            uri = f"models:/{NAME}/{number}/artifacts/network"
+            uri = f"models:/{name}/{number}/artifacts/network"
             local = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
         except (MlflowException, OSError) as error:
             raise _lost(number, error) from error

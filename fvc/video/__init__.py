@@ -350,6 +350,8 @@ def _stream(
             except PlanFailedError as failure:
                 excuse = str(failure)
     times = decoding.frame_timeline(source, clock)
+    if limits is not None:
+        limits.require_timeline(times)
     numbers = choose(times, None)
     frames = decoding.take_in_sequence(source, numbers, begin())
     return use(times, numbers, _complete(frames, numbers)), excuse

@@ -33,7 +33,7 @@ class Limits:
         self._require_duration((container.duration or 0) / MICROSECONDS)
 
     def require_timeline(self, times: Timeline) -> None:
-        """Look at what its packets say.
+        """Look at what its packets say, or, where these cannot be believed, its frames.
 
         Raises:
             VideoError: It is longer.
