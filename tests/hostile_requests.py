@@ -109,6 +109,12 @@ def _not_the_table() -> Iterator[Hostile]:
         "split with another column": {"dataframe_split": {"columns": ["film"], "data": [[video]]}},
         "instances of another column": {"instances": [{"film": video}]},
         "inputs of another column": {"inputs": {"film": [video]}},
+        "inputs that MLflow makes as long as the longest": {
+            "inputs": {"video": ["A" * 2**20, *[""] * 50]}
+        },
+        "instances that are made as long as the longest": {
+            "instances": [{"video": "A" * 2**20}, *[{"video": ""}] * 50]
+        },
         "inputs of unequal length": {"inputs": {"video": [video, video], "name": ["a"]}},
     }
     values = {

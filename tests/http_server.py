@@ -21,9 +21,7 @@ def served(
     start_s: float = 120,
 ) -> Iterator[tuple[str, int]]:
     """The address of the server and the id of its process; `folder` is its working directory."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = ["mlflow", "models", "serve", "-m", model, f"--env-manager={manager}"]
     with log.open("w") as stream:
         server = subprocess.Popen(
@@ -44,6 +42,14 @@ def served(
     finally:
         os.killpg(server.pid, 15)
         server.wait(30)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def is_up(address: str) -> bool:

@@ -329,6 +329,25 @@ def test_the_served_model_answers_as_the_pipeline_does(
     assert json.loads(line)["probability_fake"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_an_answer_leads_back_to_run_and_commit(clone: Clone, address: str, tmp_path: Path) -> None:
+    video = (
+        clone.folder
+        / "work/videos"
+        / pl.read_parquet(clone.folder / "work/index.parquet")["path"][0]
+    )
+    [answer] = ask(address, video.read_bytes())
+    source = tmp_path / "answer.json"
+    source.write_text(json.dumps({"predictions": [answer]}))
+    said = clone.must("fvc", "trace", str(source))
+    version = clone.store.get_model_version("fvc", answer["model_version"].split("/")[1])
+    commit = clone.must("git", "rev-parse", "HEAD~1").strip()
+    weights = version.tags["fvc.weights_sha256"]
+    folds = (clone.folder / "work/folds.csv.sha256").read_text().split()[0]
+    for told in (version.run_id, commit, weights, folds, "(challenger, champion)"):
+        assert str(told) in said
+    assert answer["video_sha256"] in clone.must("fvc", "trace", str(video))
+
+
 def test_a_request_may_ask_for_more(clone: Clone, address: str) -> None:
     path = pl.read_parquet(clone.folder / "work/index.parquet")["path"][0]
     video = (clone.folder / "work/videos" / path).read_bytes()

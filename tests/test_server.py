@@ -21,6 +21,7 @@ import torch
 from hostile_requests import JSON, asking, good_video, hostile_requests
 from http_server import served
 from outcomes import CALIBRATION
+from proxying import ABSENT, NGINX, proxied
 from settings import serving_config
 from source_tree import ROOT
 
@@ -111,7 +112,6 @@ def test_two_hundred_hostile_requests_are_refused_one_by_one(
 ) -> None:
     address, _ = server
     good = asking(good_video())
-    status, [expected] = 0, [None]
     status, content = post(address, good)
     assert status == 200
     [expected] = content["predictions"]
@@ -176,6 +176,14 @@ def test_health_and_version_are_answered(server: tuple[str, int]) -> None:
             assert reply.status == 200
     with urllib.request.urlopen(f"{root}/version", timeout=10) as reply:
         assert reply.read().decode() == mlflow.__version__
+
+
+@pytest.mark.skipif(NGINX is None, reason=ABSENT)
+def test_a_proxy_in_front_changes_no_answer(server: tuple[str, int], tmp_path: Path) -> None:
+    good, behind = asking(good_video()), urlsplit(server[0]).port
+    assert behind is not None
+    with proxied(behind, tmp_path) as port:
+        assert post(f"http://127.0.0.1:{port}/invocations", good) == post(server[0], good)
 
 
 def test_the_model_is_served_in_an_environment_of_its_own(
