@@ -38,6 +38,7 @@ from fvc.dataset import ClipDataset
 from fvc.loading import ClipLoader
 from fvc.networks import ClipClassifier, build_network
 from fvc.records import FOLDS
+from fvc.tracking.open_run import OpenRun
 from fvc.training.loop import Hooks, fit
 from fvc.training.losses import make_loss
 from fvc.training.state import Training, start_training
@@ -104,7 +105,7 @@ class EpochEnds:
     """What the engine does once in an epoch, in seconds of CPU time."""
 
     batches: Interleaved
-    run: tracking.OpenRun
+    run: OpenRun
     sums_s: list[float] = field(default_factory=list)
     checkpoint_s: list[float] = field(default_factory=list)
     tracking_s: list[float] = field(default_factory=list)

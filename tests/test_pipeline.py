@@ -127,7 +127,7 @@ DOORS = {
     "multiprocessing": {"pool.py", "serving/decoders.py", "serving/decoder_process.py"},
     "mlflow": {
         *("tracking/__init__.py", "tracking/store.py", "tracking/finished.py"),
-        *("tracking/registry.py", "tracking/lineage.py"),
+        *("tracking/open_run.py", "tracking/registry.py", "tracking/lineage.py"),
         *("serving/model.py", "serving/packaging.py", "serving/served_model.py"),
         "stages/register.py",
     },

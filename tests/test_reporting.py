@@ -4,7 +4,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from settings import train_config
 
-from fvc.tracking import OpenRun
+from fvc.tracking.open_run import OpenRun
 from fvc.tracking.store import experiment_id
 from fvc.training.diagnostics import Diverged, EpochRow, require_finite
 from fvc.training.reporting import reporting

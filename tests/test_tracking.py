@@ -157,7 +157,7 @@ def test_the_page_of_a_fold_says_at_which_threshold_unless_its_user_spoke(
     for _ in range(2):
         with tracking.fold_run(IDENTITY, 0, folds, binding="b", runs=tmp_path / "runs") as run:
             before = run.tags()[MLFLOW_RUN_NOTE]
-            run.set_tag(MLFLOW_RUN_NOTE, "my own words")
+            run.set_tags({MLFLOW_RUN_NOTE: "my own words"})
     assert before == "my own words"
     with tracking.fold_run(IDENTITY, 1, folds, binding="b", runs=tmp_path / "runs") as run:
         assert "at a probability of 0.5, before calibration" in run.tags()[MLFLOW_RUN_NOTE]

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from source_tree import ROOT
 from torch import Tensor, nn
 
-from fvc import networks, tracking
+from fvc import networks
 from fvc.clip_files import save_clips
 from fvc.config import Params, load_params
 from fvc.errors import FvcError, Stopped
@@ -26,6 +26,7 @@ from fvc.files import write_json
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.stages import train
+from fvc.tracking.open_run import OpenRun
 from fvc.tracking.store import experiment_id
 
 CHOSEN = {
@@ -243,7 +244,7 @@ def test_on_the_fly_needs_no_stored_versions_and_can_be_stopped(
     assert whole["weights.safetensors"] != stored["weights.safetensors"]
     shutil.rmtree(corpus.root / "checkpoints")
     with monkeypatch.context() as patch:
-        patch.setattr(tracking.OpenRun, "log_history", stop)
+        patch.setattr(OpenRun, "log_history", stop)
         with pytest.raises(KeyboardInterrupt):
             corpus.train(0, "stopped")
     assert not (corpus.root / "stopped").exists()

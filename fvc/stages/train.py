@@ -31,6 +31,7 @@ from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.report import plots
 from fvc.seeding import seed_for
+from fvc.tracking.open_run import OpenRun
 from fvc.training.diagnostics import EpochRow, repeatable_series
 from fvc.training.epoch import accumulation_steps
 from fvc.training.log import LOG, training_log
@@ -237,7 +238,7 @@ def write_outputs(
         history_frame(history).write_csv(partial)
 
 
-def track(run: tracking.OpenRun, fold: int, model: Path, result: FitResult, scratch: Path) -> None:
+def track(run: OpenRun, fold: int, model: Path, result: FitResult, scratch: Path) -> None:
     """Log what came out of the fold, and what only the run keeps."""
     predictions = PREDICTIONS.read(model / "predictions.parquet")
     run.log_results(final_results(predictions))
@@ -264,14 +265,17 @@ def track(run: tracking.OpenRun, fold: int, model: Path, result: FitResult, scra
     for source in sorted(model.iterdir()):
         run.log_file(source)
     run.log_file(result.checkpoint, name="checkpoint.pt")
-    run.set_tag("fvc.weights_sha256", sha256_of_file(model / WEIGHTS))
-    run.set_tag("fvc.best_epoch", str(result.best_epoch + 1))
-    run.set_tag("fvc.precision", result.precision)
+    tags = {
+        "fvc.weights_sha256": sha256_of_file(model / WEIGHTS),
+        "fvc.best_epoch": str(result.best_epoch + 1),
+        "fvc.precision": result.precision,
+    }
+    run.set_tags(tags)
 
 
 @contextmanager
 def told_to(
-    tracked: tracking.OpenRun, fold: int, config: TrainConfig, checkpoints: Path
+    tracked: OpenRun, fold: int, config: TrainConfig, checkpoints: Path
 ) -> Iterator[dict[str, Callable[..., None]]]:
     """Log and report a training for the length of the block: gives what it is to call."""
     clips = config.batch_size * accumulation_steps(config.batch_size)

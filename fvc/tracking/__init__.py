@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,7 +14,6 @@ from uuid import uuid4
 import mlflow
 import polars as pl
 from mlflow.data.polars_dataset import from_polars
-from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.git_utils import get_git_commit
@@ -27,11 +25,12 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_NAME,
 )
 
-from fvc.config import AS_WRITTEN, Params, flat
+from fvc.config import Params, flat
 from fvc.errors import Stopped
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
 from fvc.tracking.changes import changed_params, differs_from_commit, named_after
 from fvc.tracking.notes import FOLD_NOTE, linked_files, note_with_links, run_route, ui_address
+from fvc.tracking.open_run import OpenRun
 from fvc.tracking.store import (
     PARENT_VARIABLE,
     connect,
@@ -51,9 +50,6 @@ TOLD_SECTIONS = (*TRAINING_SECTIONS, "engine", "loader")
 
 MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-[0-9]+")
 """What MLflow calls a run that nobody named."""
-
-BATCH_SIZE = 1000
-"""Metrics in one request; MLflow takes no more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +102,7 @@ def cross_validation_run(client: MlflowClient, identity: Identity) -> str:
     """Find or create the run above the folds of one cross-validation; returns its id."""
     tags = {**identity.tags(), **git_commit(), "fvc.kind": "cross-validation"}
     if given := given_parent(client):
-        _set_tags(client, given.info.run_id, tags)
+        OpenRun(client, given.info.run_id).set_tags(tags)
         return given.info.run_id
     known = {"fvc.kind": "cross-validation", "fvc.cv_key": identity.cv_key}
     if found := find_runs(client, known):
@@ -121,69 +117,8 @@ def cross_validation_run(client: MlflowClient, identity: Identity) -> str:
     if oldest != run_id:
         client.delete_run(run_id)
         return oldest
-    log_params(client, run_id, identity.flat_params())
+    OpenRun(client, run_id).log_params(identity.flat_params())
     return run_id
-
-
-class OpenRun:
-    """A run that is being written to; everything logged twice is logged once."""
-
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self.client = client
-        self.run_id = run_id
-        self._steps: dict[str, set[int]] = {}
-
-    def log_history(self, history: Sequence[Mapping[str, float | int]]) -> None:
-        """Log the epochs that the run lacks; each row has an `epoch`, from 0, and its series.
-
-        A step is the number of epochs that were done, as the log counts them.
-
-        MLflow keeps a step logged twice twice, so what is there is asked for:
-        once, since nobody else writes to the run.
-        """
-        known = self._steps
-        for name in {name for row in history for name in row if name != "epoch"} - known.keys():
-            points = self.client.get_metric_history(self.run_id, name)
-            known[name] = {point.step for point in points}
-        time_ms = _now_ms()
-        missing = [
-            Metric(name, value, time_ms, int(row["epoch"]) + 1)
-            for row in history
-            for name, value in row.items()
-            if name != "epoch" and int(row["epoch"]) + 1 not in known[name]
-        ]
-        for first in range(0, len(missing), BATCH_SIZE):
-            batch = missing[first : first + BATCH_SIZE]
-            self.client.log_batch(self.run_id, metrics=batch)
-            for metric in batch:
-                known[metric.key].add(metric.step)
-
-    def log_results(self, metrics: Mapping[str, float | int]) -> None:
-        """Log final metrics, unless the run has those values already."""
-        known = self.client.get_run(self.run_id).data.metrics
-        time_ms = _now_ms()
-        missing = [
-            Metric(name, value, time_ms, 0)
-            for name, value in metrics.items()
-            if known.get(name) != value
-        ]
-        self.client.log_batch(self.run_id, metrics=missing)
-
-    def log_file(self, source: Path, folder: str | None = None, name: str | None = None) -> None:
-        """Store one file with the run; an earlier one of that name is replaced."""
-        with TemporaryDirectory() as scratch:
-            # MLflow takes the name of an artifact from its file.
-            link = Path(scratch) / (name or source.name)
-            link.symlink_to(source.resolve())
-            self.client.log_artifact(self.run_id, str(link), folder)
-
-    def tags(self) -> dict[str, str]:
-        """All tags of the run, as they are now."""
-        return dict(self.client.get_run(self.run_id).data.tags)
-
-    def set_tag(self, name: str, value: str) -> None:
-        """Set or replace a tag."""
-        self.client.set_tag(self.run_id, name, value)
 
 
 @contextmanager
@@ -219,12 +154,13 @@ def fold_run(
         parent = None if alone else cross_validation_run(client, identity)
         run_id = _own_run(client, identity, fold, parent=parent, binding=binding, runs=runs)
         mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
-    _describe(client, run_id, identity, fold)
+    run = OpenRun(client, run_id)
+    _describe(run, identity, fold)
     with mlflow.start_run(run_id=run_id, log_system_metrics=True):
         dataset = from_polars(folds, name="folds", targets="label")
         mlflow.log_input(dataset, context="training")
         try:
-            yield OpenRun(client, run_id)
+            yield run
         except (Stopped, KeyboardInterrupt):
             # It goes on when it is started again.
             mlflow.end_run("KILLED")
@@ -279,12 +215,12 @@ def _new_run(
     return client.create_run(experiment, tags=own, run_name=name).info.run_id
 
 
-def _describe(client: MlflowClient, run_id: str, identity: Identity, fold: int) -> None:
-    log_params(client, run_id, {**identity.flat_params(), "fold": fold})
+def _describe(run: OpenRun, identity: Identity, fold: int) -> None:
+    run.log_params({**identity.flat_params(), "fold": fold})
     kind = {"fvc.kind": "fold", "fvc.fold": str(fold)}
-    _set_tags(client, run_id, {**identity.tags(), **git_commit(), **kind})
-    if MLFLOW_RUN_NOTE not in client.get_run(run_id).data.tags:
-        client.set_tag(run_id, MLFLOW_RUN_NOTE, FOLD_NOTE)
+    run.set_tags({**identity.tags(), **git_commit(), **kind})
+    if MLFLOW_RUN_NOTE not in run.tags():
+        run.set_tags({MLFLOW_RUN_NOTE: FOLD_NOTE})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -326,10 +262,10 @@ def complete_cross_validation(
     trained = {fold.fold: _fold_run(client, parent, identity, fold) for fold in outputs}
     run = OpenRun(client, parent)
     routes = {fold: run_route(experiment_of(client, own), own) for fold, own in trained.items()}
-    log_params(client, parent, identity.flat_params())
+    run.log_params(identity.flat_params())
     run.log_results(results)
-    run.set_tag("fvc.evaluate", json.dumps(asdict(identity.params.evaluate)))
-    run.set_tag(MLFLOW_RUN_NOTE, note_with_links(note, routes))
+    decided = json.dumps(asdict(identity.params.evaluate))
+    run.set_tags({"fvc.evaluate": decided, MLFLOW_RUN_NOTE: note_with_links(note, routes)})
     base = ui_address(mlflow.get_tracking_uri())
     addresses = {fold.weights_sha256: f"{base}/{routes[fold.fold]}" for fold in outputs}
     with TemporaryDirectory() as scratch:
@@ -361,7 +297,7 @@ def _restore(
     tags = {"fvc.restored": "true", "fvc.weights_sha256": fold.weights_sha256}
     run_id = begun[0] if begun else _new_run(client, identity, fold.fold, parent, tags)
     run = OpenRun(client, run_id)
-    _describe(client, run_id, identity, fold.fold)
+    _describe(run, identity, fold.fold)
     run.log_history(fold.history)
     run.log_results(fold.results)
     for source in fold.files:
@@ -377,24 +313,6 @@ def trained_by(client: MlflowClient, weights_sha256: str) -> str | None:
     return finished[0].info.run_id if finished else None
 
 
-def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    for key, value in tags.items():
-        client.set_tag(run_id, key, value)
-
-
-def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
-    """Log the parameters that the run lacks; MLflow refuses to change one.
-
-    Where `mlflow run` has logged under the same name that it left one to
-    params.yaml, its value goes by the name `fvc.<name>`.
-    """
-    known = client.get_run(run_id).data.params
-    named = {f"fvc.{key}" if known.get(key) == AS_WRITTEN else key: params[key] for key in params}
-    missing = [Param(key, str(value)) for key, value in named.items() if key not in known]
-    for first in range(0, len(missing), 100):
-        client.log_batch(run_id, params=missing[first : first + 100])
-
-
 def git_commit() -> dict[str, str]:
     """The tags that tell the commit of the working copy, where there is one."""
     root = working_copy()
@@ -402,7 +320,3 @@ def git_commit() -> dict[str, str]:
     if root is None or commit is None:
         return {}
     return {MLFLOW_GIT_COMMIT: commit, MLFLOW_GIT_DIRTY: str(differs_from_commit(root)).lower()}
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

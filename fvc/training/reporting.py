@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from fvc.config import TrainConfig
-from fvc.tracking import OpenRun
+from fvc.tracking.open_run import OpenRun
 from fvc.training.conditions import Condition, conditions_of, diverged
 from fvc.training.diagnostics import Diverged, EpochRow
 from fvc.training.progress import LiveLine, epoch_line
@@ -55,7 +55,7 @@ class Reporter:
         tag, text = WARNING_TAG + condition.name, str(condition)
         if self._warnings.get(tag) != text:
             logger.warning("%s: %s", condition.name.replace("_", " "), text)
-            self._run.set_tag(tag, text)
+            self._run.set_tags({tag: text})
             self._warnings[tag] = text
 
 

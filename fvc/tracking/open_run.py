@@ -1,0 +1,99 @@
+"""A run of MLflow that is being written to, by attempts that may be stopped at any moment."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
+
+from fvc.config import AS_WRITTEN
+
+MOST_METRICS = 1000
+"""In one request; MLflow takes no more."""
+
+MOST_PARAMS = 100
+"""In one request; MLflow takes no more."""
+
+
+class OpenRun:
+    """A run that is being written to; everything logged twice is logged once."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+        self._steps: dict[str, set[int]] = {}
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log the parameters that the run lacks; MLflow refuses to change one.
+
+        Where `mlflow run` has logged under the same name that it left one to
+        params.yaml, its value goes by the name `fvc.<name>`.
+        """
+        known = self.client.get_run(self.run_id).data.params
+        named = {
+            f"fvc.{key}" if known.get(key) == AS_WRITTEN else key: value
+            for key, value in params.items()
+        }
+        missing = [Param(key, str(value)) for key, value in named.items() if key not in known]
+        for first in range(0, len(missing), MOST_PARAMS):
+            self.client.log_batch(self.run_id, params=missing[first : first + MOST_PARAMS])
+
+    def log_history(self, history: Sequence[Mapping[str, float | int]]) -> None:
+        """Log the epochs that the run lacks; each row has an `epoch`, from 0, and its series.
+
+        A step is the number of epochs that were done, as the log counts them.
+
+        MLflow keeps a step logged twice twice, so what is there is asked for:
+        once, since nobody else writes to the run.
+        """
+        known = self._steps
+        for name in {name for row in history for name in row if name != "epoch"} - known.keys():
+            points = self.client.get_metric_history(self.run_id, name)
+            known[name] = {point.step for point in points}
+        time_ms = _now_ms()
+        missing = [
+            Metric(name, value, time_ms, int(row["epoch"]) + 1)
+            for row in history
+            for name, value in row.items()
+            if name != "epoch" and int(row["epoch"]) + 1 not in known[name]
+        ]
+        for first in range(0, len(missing), MOST_METRICS):
+            batch = missing[first : first + MOST_METRICS]
+            self.client.log_batch(self.run_id, metrics=batch)
+            for metric in batch:
+                known[metric.key].add(metric.step)
+
+    def log_results(self, metrics: Mapping[str, float | int]) -> None:
+        """Log final metrics, unless the run has those values already."""
+        known = self.client.get_run(self.run_id).data.metrics
+        time_ms = _now_ms()
+        missing = [
+            Metric(name, value, time_ms, 0)
+            for name, value in metrics.items()
+            if known.get(name) != value
+        ]
+        self.client.log_batch(self.run_id, metrics=missing)
+
+    def log_file(self, source: Path, folder: str | None = None, name: str | None = None) -> None:
+        """Store one file with the run; an earlier one of that name is replaced."""
+        with TemporaryDirectory() as scratch:
+            # MLflow takes the name of an artifact from its file.
+            link = Path(scratch) / (name or source.name)
+            link.symlink_to(source.resolve())
+            self.client.log_artifact(self.run_id, str(link), folder)
+
+    def tags(self) -> dict[str, str]:
+        """All tags of the run, as they are now."""
+        return dict(self.client.get_run(self.run_id).data.tags)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags."""
+        for name, value in tags.items():
+            self.client.set_tag(self.run_id, name, value)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
