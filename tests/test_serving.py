@@ -255,11 +255,13 @@ class Meeting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.with_threads: list[int] = []
+        self.passed_in: list[int] = []
         self.meet = threading.Barrier(1)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         self.meet.wait(30)
         self.with_threads.append(torch.get_num_threads())
+        self.passed_in.append(threading.get_ident())
         self.meet.wait(30)
         return clips.mean(dim=(3, 4), keepdim=True)
 
@@ -278,11 +280,13 @@ def test_a_lone_request_has_all_threads_and_several_share_them(
             assert all(len(logits) == 3 for logits in clients.map(scorer.logits, [pixels] * 4))
         assert len(features.with_threads) == 4, "four did not pass at the same time"
         assert 1 in features.with_threads, "four threads that compute with more fight for cores"
-    features.meet, features.with_threads = threading.Barrier(1), []
-    # Whichever of the four threads answers.
+    features.meet, features.with_threads, features.passed_in = threading.Barrier(1), [], []
     for _ in range(16):
         scorer.logits(pixels)
+        while scorer.idle < 4:
+            time.sleep(0.001)
     assert features.with_threads == [4] * 16, "the share of an earlier crowd stays"
+    assert len(set(features.passed_in)) == 1, "two threads that take turns each keep a team"
     scorer.close()
     with pytest.raises(RuntimeError, match="closed"):
         scorer.logits(pixels)
