@@ -17,7 +17,7 @@ from test_train import Corpus
 from torch import nn
 
 from fvc import networks
-from fvc.config import ModelConfig
+from fvc.config import ClipsConfig, ModelConfig
 
 KILLS = 20
 # A fast machine gets through most of an epoch before it is killed.
@@ -25,13 +25,13 @@ EPOCHS = 40
 LONGEST_S = 120.0
 
 
-def small_features(model: ModelConfig) -> nn.Module:
+def small_features(model: ModelConfig, _clips: ClipsConfig) -> nn.Module:
     return nn.Sequential(nn.Conv3d(3, model.head_channels, 3, padding=1), nn.BatchNorm3d(512))
 
 
 def train(root: Path, name: str) -> None:
     """With a checkpoint after every step, and everything that has a state."""
-    networks.FEATURES["r3d_18"] = small_features
+    networks.build_features = small_features  # type: ignore[assignment]
     corpus = Corpus(root)
     settings = replace(
         corpus.params.train,

@@ -188,7 +188,7 @@ def isolate(root: Path) -> None:
     for name in ("MLFLOW_EXPERIMENT_NAME", "DVC_ROOT", "DVC_EXP_NAME", PARENT_VARIABLE):
         os.environ.pop(name, None)
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    networks.FEATURES["r3d_18"] = one_layer
+    networks.build_features = one_layer  # type: ignore[assignment]
     (root / "dvc.yaml").write_text("stages: {}\n")
     os.chdir(root)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fvc import networks
 from fvc.clip_files import save_clips
-from fvc.config import ModelConfig, Params, load_params
+from fvc.config import ClipsConfig, ModelConfig, Params, load_params
 from fvc.distributed import World, world
 from fvc.errors import FvcError, Stopped
 from fvc.predict import video_logits
@@ -86,7 +86,7 @@ def write_clips(folder: Path) -> None:
         save_clips(folder / f"v{number}.pt", pixels, "key")
 
 
-def small_features(model: ModelConfig) -> nn.Module:
+def small_features(model: ModelConfig, _clips: ClipsConfig) -> nn.Module:
     """With a backbone of two stages, as what is really trained."""
     features = nn.Sequential()
     features.add_module(
@@ -134,7 +134,7 @@ def small_network(micro_batch: int) -> Iterator[None]:
     original = start_training
     with (
         patch.object(train, "start_training", started),
-        patch.dict(networks.FEATURES, {"r3d_18": small_features}),
+        patch.object(networks, "build_features", small_features),
     ):
         yield
 

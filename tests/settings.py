@@ -20,8 +20,10 @@ def clips_config(num_clips: int, num_frames: int, side_px: int, **changes: Any) 
 
 
 def model_config(pretrained: str = "none") -> ModelConfig:
-    """A narrow head on the one network there is."""
-    return ModelConfig(network="r3d_18", pretrained=pretrained, head_channels=16, dropout=0.5)
+    """A narrow head on the default network."""
+    return ModelConfig(
+        network="r3d_18", pretrained=pretrained, head="inception", head_channels=16, dropout=0.5
+    )
 
 
 def train_config(**changes: Any) -> TrainConfig:

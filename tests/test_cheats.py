@@ -151,7 +151,7 @@ class Gate:
 
 @pytest.fixture
 def gate(tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    monkeypatch.setitem(networks.FEATURES, "r3d_18", registering.one_layer)
+    monkeypatch.setattr(networks, "build_features", registering.one_layer)
     return Gate(registering.Corpus(tmp_path / "registered"), store)
 
 

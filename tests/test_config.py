@@ -50,7 +50,7 @@ def test_the_full_scale_is_the_one_of_the_protocol(tmp_path: Path) -> None:
     assert (params.train.optimizer, params.train.learning_rate) == ("adam", 1e-4)
     assert params.train.weight_decay == 1e-4
     assert params.train.mixed_precision
-    assert params.model.pretrained == "kinetics400"
+    assert params.model.pretrained == "published"
 
 
 def test_the_longer_scale_leaves_the_traces_of_manipulations(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_an_override_reaches_the_parameters(tmp_path: Path) -> None:
         ("split", "test_share", 0.5, "split: test_share is 0.5"),
         ("split", "folds", 5, "split.folds: "),
         ("clips", "side_px", True, "clips.side_px: "),
-        ("model", "network", "resnet", "model.network: .*'r3d_18'"),
+        ("model", "network", "resnet", "model: network is .resnet., not one of r3d_18"),
         ("augment", "flip", {"probability": 1.5}, "augment.flip: probability is 1.5"),
         ("augment", "drop", {"probability": 1, "max_share": 1}, "augment.drop: max_share is 1.0"),
         ("augment", "strength", -1.0, "augment: strength is -1.0, below 0"),

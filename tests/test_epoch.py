@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from settings import clips_config, train_config
+from settings import clips_config, model_config, train_config
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fvc.batches import Batch
-from fvc.config import ModelConfig, TrainConfig
+from fvc.config import TrainConfig
 from fvc.errors import FvcError
 from fvc.networks import ClipClassifier, build_network
 from fvc.training.diagnostics import SERIES, STAGE_SERIES, Tally
@@ -248,7 +248,7 @@ def test_mixed_precision_trains_almost_alike() -> None:
 
 
 def test_a_step_of_the_real_network_is_finite_in_mixed_precision() -> None:
-    model = ModelConfig(network="r3d_18", pretrained="none", head_channels=512, dropout=0.5)
+    model = replace(model_config(), head_channels=512)
     clips = clips_config(1, 8, 64)
     config = replace(CONFIG, mixed_precision=True, batch_size=2, learning_rate=1.0e-4)
     torch.manual_seed(0)

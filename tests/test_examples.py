@@ -160,13 +160,13 @@ class Corpus:
 
 @pytest.fixture
 def small_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    def features(_: object) -> nn.Module:
+    def features(*_: object) -> nn.Module:
         backbone = nn.Sequential(nn.Conv3d(3, 8, 3, stride=2, padding=1), nn.ReLU())
         head = nn.Sequential(nn.Conv3d(8, 16, 1), nn.ReLU())
         parts: OrderedDict[str, nn.Module] = OrderedDict(backbone=backbone, head=head)
         return nn.Sequential(parts)
 
-    monkeypatch.setitem(networks.FEATURES, "r3d_18", features)
+    monkeypatch.setattr(networks, "build_features", features)
 
 
 @pytest.fixture

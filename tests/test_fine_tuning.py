@@ -1,7 +1,7 @@
 import logging
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from settings import clips_config, model_config, train_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fvc.config import ModelConfig, TrainConfig
-from fvc.networks import FEATURES, ClipClassifier, build_network
+from fvc.config import TAKES, TrainConfig
+from fvc.networks import ARCHITECTURES, ClipClassifier, build_network
 from fvc.training.fine_tuning import (
     parameter_groups,
     set_train_mode,
@@ -105,7 +105,7 @@ def test_r3d_18_has_the_stages_of_its_paper_and_a_head() -> None:
     assert counts["head"] == branches + 2 * 512 + (512 + 1)
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_parameter_of_a_network_is_in_one_stage(name: str) -> None:
     network = on_meta(512, network=name)
     staged = [id(each) for _, stage in stages_of(network) for each in stage.parameters()]
@@ -115,7 +115,7 @@ def test_every_parameter_of_a_network_is_in_one_stage(name: str) -> None:
 
 
 def test_every_network_that_may_be_configured_is_looked_at() -> None:
-    assert set(FEATURES) == set(get_args(get_type_hints(ModelConfig)["network"]))
+    assert set(ARCHITECTURES) == set(TAKES)
 
 
 @pytest.mark.parametrize("features", [nn.Conv3d(3, 4, 3), nn.Sequential(nn.Conv3d(3, 4, 3))])

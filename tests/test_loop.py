@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from settings import clips_config
+from settings import clips_config, model_config
 from small_training import (
     CONFIG,
     MadeBatches,
@@ -19,7 +19,6 @@ from small_training import (
 )
 
 from fvc.batches import Batch
-from fvc.config import ModelConfig
 from fvc.errors import FvcError
 from fvc.networks import ClipClassifier, build_network
 from fvc.precision import Precision
@@ -236,7 +235,7 @@ def test_an_undefined_series_cannot_choose_the_best_epoch(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_the_real_network_resumes_byte_for_byte(tmp_path: Path) -> None:
-    model = ModelConfig(network="r3d_18", pretrained="none", head_channels=512, dropout=0.5)
+    model = replace(model_config(), head_channels=512)
     clips = clips_config(1, 8, 32)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (4, 8, 3, 32, 32), dtype=torch.uint8, generator=generator)

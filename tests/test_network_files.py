@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from settings import model_config
 from small_networks import CLIPS, small_network
 from torch import Tensor
-from torchvision.models.video import r3d_18
+from torchvision.models.video import R3D_18_Weights, r3d_18
 
 from fvc.errors import FvcError
 from fvc.networks import (
@@ -21,7 +21,9 @@ from fvc.networks import (
     read_description,
     save_network,
 )
-from fvc.networks.resnet3d import KINETICS, kinetics_path
+from fvc.networks.pretrained import published_path
+
+KINETICS = R3D_18_Weights.KINETICS400_V1
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,7 @@ def test_a_file_that_holds_no_state_dict_is_named(tmp_path: Path) -> None:
 def test_kinetics_weights_that_cannot_be_had_are_an_error(no_network: Path) -> None:
     expected = no_network / "checkpoints" / "r3d_18-b3b3357e.pth"
     with pytest.raises(FvcError) as caught:
-        build_network(model_config("kinetics400"), CLIPS)
+        build_network(model_config("published"), CLIPS)
     message = str(caught.value)
     assert "\n" not in message
     for part in (KINETICS.url, str(expected), "no route to host", "model.pretrained: <path>"):
@@ -127,11 +129,11 @@ def test_kinetics_weights_that_cannot_be_had_are_an_error(no_network: Path) -> N
 def test_kinetics_weights_put_there_by_hand_are_used(
     no_network: Path, pretrained_weights: dict[str, Tensor]
 ) -> None:
-    target = kinetics_path()
+    target = published_path(KINETICS)
     assert target.is_relative_to(no_network)
     target.parent.mkdir(parents=True)
     torch.save(pretrained_weights, target)
-    network = build_network(model_config("kinetics400"), CLIPS)
+    network = build_network(model_config("published"), CLIPS)
     stem = network.features.get_submodule("backbone.stem.0").weight
     assert torch.equal(stem, pretrained_weights["stem.0.weight"])  # type: ignore[arg-type]
 
@@ -162,7 +164,7 @@ def test_equal_networks_give_equal_files(tmp_path: Path) -> None:
 def test_loading_never_fetches_pretrained_weights(
     network: ClipClassifier, tmp_path: Path, no_network: Path
 ) -> None:
-    save_network(network, tmp_path, model_config("kinetics400"), CLIPS)
+    save_network(network, tmp_path, model_config("published"), CLIPS)
     load_network(tmp_path)
     assert not (no_network / "checkpoints").exists()
 

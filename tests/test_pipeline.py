@@ -211,7 +211,7 @@ def test_a_project_run_is_what_params_say_unless_told_otherwise() -> None:
     assert command[command.index("--fold") + 1] == "3"
     train = replace(written.train, epochs=1, batch_size=2, learning_rate=5e-4, loss="focal")
     assert params == replace(written, seed=7, train=train)
-    with pytest.raises(FvcError, match=r"model\.network: "):
+    with pytest.raises(FvcError, match=r"model: network is"):
         load_params(ROOT / "params.yaml", set_by(project_command(network="resnet")))
 
 

@@ -1,15 +1,15 @@
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from settings import clips_config
+from settings import clips_config, model_config
 from torch import Tensor, nn
 
-from fvc.config import ModelConfig
-from fvc.networks import FEATURES, build_network
+from fvc.networks import ARCHITECTURES, build_network
 from fvc.precision import (
     PaddedConv3d,
     Precision,
@@ -28,15 +28,16 @@ SMALL_SIDE_PX = 32
 
 
 def configured_frames() -> list[int]:
-    scales = [yaml.safe_load(path.read_text()) for path in sorted(CONF.glob("scale/*.yaml"))]
-    return sorted({scale["clips"]["num_frames"] for scale in scales})
+    composed = [CONF / "config.yaml", *sorted(CONF.glob("scale/*.yaml"))]
+    sections = [yaml.safe_load(path.read_text())["clips"] for path in composed]
+    return sorted({each["num_frames"] for each in sections if "num_frames" in each})
 
 
 def convolutions(name: str, num_frames: int) -> Layers:
     """Every convolution of a network as trained, with the shape that it is given for one clip."""
     side_px = SIDES_PX.get(num_frames, SMALL_SIDE_PX)
     clips = clips_config(1, num_frames, side_px)
-    model = ModelConfig(network=name, pretrained="none", head_channels=512, dropout=0.0)  # type: ignore[arg-type]
+    model = replace(model_config(), network=name, head_channels=512, dropout=0.0)
     with torch.device("meta"):
         network = build_network(model, clips)
         make_bf16_safe(network)
@@ -72,7 +73,7 @@ def gradient_error(layer: nn.Conv3d, shape: torch.Size) -> float:
 
 
 @pytest.mark.parametrize("num_frames", configured_frames())
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_layer_has_the_gradient_of_float32(name: str, num_frames: int) -> None:
     layers = convolutions(name, num_frames)
     errors = {}
@@ -85,7 +86,7 @@ def test_every_layer_has_the_gradient_of_float32(name: str, num_frames: int) -> 
     assert not wrong, f"bfloat16 trains these layers with wrong gradients: {wrong}"
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("num_frames", configured_frames())
 def test_the_depth_that_bfloat16_gets_wrong_occurs(name: str, num_frames: int) -> None:
     depths = {

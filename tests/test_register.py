@@ -29,7 +29,7 @@ from fvc.tracking import registry
 @pytest.fixture
 def corpus(tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     del store
-    monkeypatch.setitem(networks.FEATURES, "r3d_18", one_layer)
+    monkeypatch.setattr(networks, "build_features", one_layer)
     corpus = Corpus(tmp_path)
     corpus.add_network(0, brightness=0.001, ranks_validation=False)
     corpus.add_network(1, brightness=0.001, ranks_validation=True)

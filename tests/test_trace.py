@@ -33,7 +33,7 @@ TESTED = "e" * 64
 def corpus(tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """A registered network of fold 1, and the verdict of fold 0's on a video."""
     del store
-    monkeypatch.setitem(networks.FEATURES, "r3d_18", one_layer)
+    monkeypatch.setattr(networks, "build_features", one_layer)
     corpus = Corpus(tmp_path)
     row = {"video_id": "youtube_tested", "group": "g", "part": "fold", "fold": 0, "label": "fake"}
     folds = FOLDS.read(tmp_path / "folds.parquet")

@@ -109,7 +109,7 @@ class Corpus:
 def corpus(tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """With a network so small that it is not the point."""
     del store
-    monkeypatch.setitem(networks.FEATURES, "r3d_18", lambda _: nn.Conv3d(3, 512, 3, padding=1))
+    monkeypatch.setattr(networks, "build_features", lambda *_: nn.Conv3d(3, 512, 3, padding=1))
     return Corpus(tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_the_log_goes_with_the_run_and_is_in_no_output(
 def test_a_training_that_diverges_keeps_its_checkpoint_and_says_so(
     corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(networks.FEATURES, "r3d_18", lambda _: Breaking(3, 512, 3, padding=1))
+    monkeypatch.setattr(networks, "build_features", lambda *_: Breaking(3, 512, 3, padding=1))
     corpus.params = replace(corpus.params, train=replace(corpus.params.train, batch_size=4))
     with pytest.raises(FvcError, match="training diverged"):
         corpus.train(0)

@@ -24,6 +24,7 @@ from fvc.config.augmentation import (
     ShareConfig,
 )
 from fvc.config.data import ClipsConfig, ExtractConfig, IndexConfig, SplitConfig
+from fvc.config.networks import TAKES, Takes
 from fvc.config.section import Section, require
 from fvc.config.serving import ServingConfig
 from fvc.config.training import (
@@ -38,6 +39,7 @@ from fvc.config.training import (
 from fvc.errors import FvcError
 
 __all__ = [
+    "TAKES",
     "AffineConfig",
     "AugmentConfig",
     "BlurConfig",
@@ -62,6 +64,7 @@ __all__ = [
     "ServingConfig",
     "ShareConfig",
     "SplitConfig",
+    "Takes",
     "TrainConfig",
     "as_overrides",
     "check_params",
@@ -94,6 +97,8 @@ class Params(Section):
     def __post_init__(self) -> None:
         stays = self.augment.mode == "stored" or self.loader.cache != "device"
         require(stays, "loader.cache device needs augment.mode stored: the CPU makes the versions")
+        refusal = TAKES[self.model.network].refusal(self.clips)
+        require(not refusal, f"network {self.model.network} cannot take clips.{refusal}")
 
 
 def load_params(source: Path, overrides: Sequence[str] = ()) -> Params:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fvc.config.networks import TAKES
 from fvc.config.section import Section, require
 
 Imbalance = Literal["balanced_batches", "class_weights", "weighted_sampler", "none"]
@@ -13,15 +14,21 @@ Criterion = Literal["macro_f1", "balanced_accuracy", "equal_error_rate", "mcc", 
 class ModelConfig(Section):
     """Which network is trained."""
 
-    network: Literal["r3d_18"]
+    network: str
+    """The backbone, by its name in conf/model/; docs/networks.md has them."""
     pretrained: str
-    """`kinetics400`, `none`, or the path of a weights file."""
+    """`published`: the weights that go with the network, of Kinetics-400 for most; `none`; or the
+    path of a weights file."""
+    head: Literal["inception", "linear"]
+    """What follows the backbone: an Inception block, or the last layer alone."""
     head_channels: int
-    """Channels that the Inception block gives, a quarter from each branch."""
+    """Channels that the Inception block gives, a quarter from each branch; not read by linear."""
     dropout: float
     """Share of features dropped before the last layer."""
 
     def __post_init__(self) -> None:
+        known = ", ".join(TAKES)
+        require(self.network in TAKES, f"network is '{self.network}', not one of {known}")
         require(
             self.head_channels > 0 and self.head_channels % 4 == 0,
             f"head_channels is {self.head_channels}, no multiple of 4",

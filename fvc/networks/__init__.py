@@ -1,6 +1,7 @@
 """The networks that score clips: built from the configuration, saved to a folder, loaded again."""
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,14 +11,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fvc.config import ClipsConfig, ModelConfig
+from fvc.config import TAKES, ClipsConfig, ModelConfig
 from fvc.errors import FvcError
 from fvc.files import read_json, replacing, write_json
+from fvc.networks.architecture import Architecture, Stages, children
+from fvc.networks.inception import InceptionBlock
 from fvc.networks.padding import masked_mean, padded_features
-from fvc.networks.resnet3d import KINETICS, r3d_18_features
+from fvc.networks.pretrained import load_backbone
+from fvc.networks.resnet3d import R3D_18
 
-FEATURES: dict[str, Callable[[ModelConfig], nn.Module]] = {"r3d_18": r3d_18_features}
-"""What computes the features of each network that `model.network` may name."""
+ARCHITECTURES: dict[str, Architecture] = {"r3d_18": R3D_18}
+"""The networks that `model.network` may name."""
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "network.json"
@@ -36,19 +40,30 @@ class ClipClassifier(nn.Module):
         channels: Of the features.
         dropout: Share of the averaged features dropped in training.
         clips: The geometry of the clips that the network is made for.
+        mean: Subtracted from red, green and blue in [0, 1].
+        std: What the rest is divided by.
+        stages: Gives the parts of `features.backbone` that are frozen and freed as one.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, features: nn.Module, *, channels: int, dropout: float, clips: ClipsConfig
+        self,
+        features: nn.Module,
+        *,
+        channels: int,
+        dropout: float,
+        clips: ClipsConfig,
+        mean: Sequence[float] = R3D_18.mean,
+        std: Sequence[float] = R3D_18.std,
+        stages: Stages = children,
     ) -> None:
         super().__init__()
         self.clips = clips
-        preset = KINETICS.transforms()
-        self.register_buffer("mean", torch.tensor(preset.mean))
-        self.register_buffer("std", torch.tensor(preset.std))
+        self.stages = stages
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
         self.features = features
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
@@ -57,7 +72,7 @@ class ClipClassifier(nn.Module):
     def normalise(
         self, pixels: UInt8[Tensor, "N T C H W"], mask: Bool[Tensor, "N H W"] | None = None
     ) -> Float[Tensor, "N C T H W"]:
-        """Turn stored RGB into what `forward` takes, by the Kinetics-400 mean and deviation."""
+        """Turn stored RGB into what `forward` takes, by the network's own mean and deviation."""
         mean, std = (values[:, None, None, None] for values in (self.mean, self.std))
         clips = (pixels.movedim(1, 2).contiguous() / 255 - mean) / std
         return clips if mask is None else clips.masked_fill(~mask[:, None, None], 0)
@@ -101,12 +116,40 @@ def build_network(model: ModelConfig, clips: ClipsConfig) -> ClipClassifier:
     """Build a network; new layers take their weights from torch's global random state.
 
     Raises:
-        FvcError: The weights that `model.pretrained` names cannot be had.
+        FvcError: The network cannot take such clips, or the weights that
+            `model.pretrained` names cannot be had, or belong to another one.
     """
-    features = FEATURES[model.network](model)
+    refusal = TAKES[model.network].refusal(clips)
+    if refusal:
+        remedy = "Change it, or take another network"
+        raise FvcError(f"network {model.network}", f"cannot take clips.{refusal}", remedy)
+    architecture = ARCHITECTURES[model.network]
     return ClipClassifier(
-        features, channels=model.head_channels, dropout=model.dropout, clips=clips
+        build_features(model, clips),
+        channels=model.head_channels if model.head == "inception" else architecture.channels,
+        dropout=model.dropout,
+        clips=clips,
+        mean=architecture.mean,
+        std=architecture.std,
+        stages=architecture.stages,
     )
+
+
+def build_features(model: ModelConfig, clips: ClipsConfig) -> nn.Module:
+    """The `backbone` of a network, and the `head` that follows it unless that is linear.
+
+    Raises:
+        FvcError: The weights that `model.pretrained` names cannot be had, or are of another.
+    """
+    architecture = ARCHITECTURES[model.network]
+    # Fetched first: what cannot be had costs no time.
+    weights = None if model.pretrained == "none" else architecture.weights(model.pretrained)
+    parts = OrderedDict(backbone=architecture.build(clips))
+    if weights is not None:
+        load_backbone(parts["backbone"], weights, model.pretrained)
+    if model.head == "inception":
+        parts["head"] = InceptionBlock(architecture.channels, model.head_channels)
+    return nn.Sequential(parts)
 
 
 def save_network(

@@ -42,16 +42,16 @@ class Trainable:
 def stages_of(network: ClipClassifier) -> list[tuple[str, nn.Module]]:
     """The parts that are frozen and freed as one, from the input to the head.
 
-    Features made of a `backbone` and more give a stage for each part of the
-    backbone, by its name; other features are a single stage. All that follows
-    is the head, with the classifier.
+    Features with a `backbone` give a stage for each part that the network
+    declares of it, by its name; other features are a single stage. All that
+    follows is the head, with the classifier.
     """
     parts = dict(network.features.named_children())
     backbone = parts.pop("backbone", None)
     if backbone is None:
         stages, after = [("features", network.features)], []
     else:
-        stages, after = list(backbone.named_children()), list(parts.values())
+        stages, after = list(network.stages(backbone).items()), list(parts.values())
     others = [part for name, part in network.named_children() if name != "features"]
     return [*stages, (HEAD, nn.ModuleList([*after, *others]))]
 

@@ -1,0 +1,56 @@
+"""What a network says of itself."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fvc.config import ClipsConfig
+
+Stages = Callable[[nn.Module], Mapping[str, nn.Module]]
+"""Gives the parts of a backbone that are frozen and freed as one, from the input on."""
+
+
+def children(backbone: nn.Module) -> Mapping[str, nn.Module]:
+    """The stages of a backbone that is made of them."""
+    return dict(backbone.named_children())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What is stated of a backbone, without its classification layer, and where."""
+
+    parameters: int
+    """Numbers that train."""
+    gmacs: float
+    """Multiply-adds of one clip, in 1e9."""
+    num_frames: int
+    """Frames of that clip."""
+    side_px: int
+    """Height and width of that clip, in pixels."""
+    source: str
+    """The paper, or the library's table."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """A backbone, and what those around it need to know; which clips it takes, `TAKES` has."""
+
+    build: Callable[[ClipsConfig], nn.Module]
+    """Makes what gives features (N, channels, t, h, w) for clips (N, 3, T, H, W), with weights
+    drawn from torch's global random state."""
+    channels: int
+    """Of the features."""
+    mean: tuple[float, float, float]
+    """Subtracted from red, green and blue in [0, 1]."""
+    std: tuple[float, float, float]
+    """What the rest is divided by."""
+    stages: Stages
+    """For gradual unfreezing."""
+    weights: Callable[[str], Mapping[str, Tensor]]
+    """Gives the weights that `model.pretrained` names, but for `none`, by the backbone's own names
+    and without those of a classification layer. Raises FvcError where they cannot be had."""
+    published: Published | None
+    """None where nobody has stated anything."""
+    requirements: tuple[str, ...] = ()
+    """Packages that a served model needs for it, besides those that every one needs."""
