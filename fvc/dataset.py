@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fvc.config import AugmentConfig
 Key = tuple[int, int]
 """The epoch, counted from 0, and the number of an example."""
 Example = tuple[Tensor, int]
-"""A clip, uint8 of (T, C, H, W), and its label: 1 is fake."""
+"""A clip, uint8 of (T, C, H, W), and its label: 1 is fake. With flow, C is 5."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,8 @@ class ClipDataset(Dataset[Example]):
         clips: The folder of the clips.
         versions: The folder of the stored versions, or how to make them, new
             ones in every epoch; None for none.
+        flow: The folder of the flow of the clips and of the stored versions;
+            None where the network does not see it.
 
     Raises:
         FvcError: A file is missing or damaged.
@@ -50,9 +53,13 @@ class ClipDataset(Dataset[Example]):
     """Of each example; 1 is fake."""
 
     def __init__(
-        self, videos: Mapping[str, int], clips: Path, versions: Path | Augmentation | None
+        self,
+        videos: Mapping[str, int],
+        clips: Path,
+        versions: Path | Augmentation | None,
+        flow: Path | None = None,
     ) -> None:
-        self._origin = (dict(videos), clips, versions)
+        self._origin = (dict(videos), clips, versions, flow)
         self._names = list(videos)
         self._augmentation = versions if isinstance(versions, Augmentation) else None
         self._clips = [load_clips(clips / f"{name}.pt", "clips") for name in videos]
@@ -61,6 +68,7 @@ class ClipDataset(Dataset[Example]):
             if isinstance(versions, Path)
             else []
         )
+        self._flow = [load_clips(flow / f"{name}.pt", "flow") for name in videos] if flow else []
         counts = [len(own) + self._num_versions(row) for row, own in enumerate(self._clips)]
         self._places = [(row, place) for row, count in enumerate(counts) for place in range(count)]
         self.labels = np.repeat(np.array(list(videos.values()), np.int64), counts)
@@ -72,16 +80,17 @@ class ClipDataset(Dataset[Example]):
         epoch, index = key
         row, place = self._places[index]
         label, version = int(self.labels[index]), place - len(self._clips[row])
-        if version < 0:
-            return self._clips[row][place], label
-        if self._augmentation is None:
-            return self._versions[row][version], label
-        return self._made(row, epoch, version, self._augmentation), label
+        if version >= 0 and self._augmentation is not None:
+            return self._made(row, epoch, version, self._augmentation), label
+        stored = self._clips[row][place] if version < 0 else self._versions[row][version]
+        return torch.cat([stored, self._flow[row][place]], 1) if self._flow else stored, label
 
     def hold(self, keep: Callable[[Sequence[Tensor]], list[Tensor]]) -> None:
         """Read from copies instead of files: `keep` gives those of the tensors it is given."""
-        held = keep([*self._clips, *self._versions])
-        self._clips, self._versions = held[: len(self._clips)], held[len(self._clips) :]
+        held = iter(keep([*self._clips, *self._versions, *self._flow]))
+        self._clips, self._versions, self._flow = (
+            list(islice(held, len(own))) for own in (self._clips, self._versions, self._flow)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker that is sent the dataset maps the files itself: no pixels travel.
@@ -106,4 +115,8 @@ class ClipDataset(Dataset[Example]):
             config,
             augmentation.seed,
         )
-        return torch.from_numpy(made)
+        if not self._flow:
+            return torch.from_numpy(made)
+        from fvc.flow import clip_flow
+
+        return torch.from_numpy(np.concatenate([made, clip_flow(made)], 1))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -49,11 +50,24 @@ def part_of(row: Mapping[str, Any], fold: int) -> str:
     return "validation" if fold in row["validates"] else "train"
 
 
-def video_clips(videos: Iterable[str], clips: Path) -> Iterator[UInt8[Tensor, "N T C H W"]]:
+def video_clips(
+    videos: Iterable[str], clips: Path, flow: Path | None = None
+) -> Iterator[UInt8[Tensor, "N T C H W"]]:
     """The stored clips of each video, mapped when it is asked for.
+
+    Args:
+        videos: Their ids.
+        clips: The folder of the clips.
+        flow: The folder of their flow, which is then two more channels.
 
     Raises:
         FvcError: A file is missing or damaged.
     """
     for video_id in videos:
-        yield load_clips(clips / f"{video_id}.pt", "clips")
+        pixels = load_clips(clips / f"{video_id}.pt", "clips")
+        if flow is None:
+            yield pixels
+        else:
+            # That of the augmented versions comes after that of the clips.
+            moved = load_clips(flow / f"{video_id}.pt", "flow")[: len(pixels)]
+            yield torch.cat([pixels, moved], 2)

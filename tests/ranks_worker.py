@@ -179,6 +179,7 @@ def trained(
             fold=0,
             clips=root,
             augmented=root,
+            flow=None,
             checkpoints=root / checkpoints,
             binding="binding",
             ranks=around,

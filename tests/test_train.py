@@ -97,6 +97,7 @@ class Corpus:
             clips=self.root / "clips",
             clips_summary=self.root / "clips.json",
             augmented=self.root / "augmented",
+            flow=self.root / "flow",
             folds=self.root / "folds.parquet",
             model=self.root / model,
             checkpoints=self.root / "checkpoints" / str(fold),

@@ -20,6 +20,8 @@ class Takes:
     """The side is a multiple of this, in pixels."""
     native: bool
     """Whether clips need not be square, and may go together with padding."""
+    flow: bool = False
+    """Whether it sees the optical flow of a clip beside its pixels."""
 
     def refusal(self, clips: ClipsConfig) -> str:
         """Why the network cannot take such clips; empty where it can."""
@@ -40,5 +42,10 @@ def _from(least: int, multiple: int) -> str:
 ANY = Takes(frames_from=1, frames_multiple=1, side_px_from=16, side_px_multiple=1, native=True)
 """Convolutions that pad: a clip of any size."""
 
-TAKES: Mapping[str, Takes] = {"r3d_18": ANY}
+SQUARE_WITH_FLOW = Takes(
+    frames_from=2, frames_multiple=1, side_px_from=32, side_px_multiple=1, native=False, flow=True
+)
+"""Two frames have a flow, and fewer pixels than that are too few to find it in."""
+
+TAKES: Mapping[str, Takes] = {"r3d_18": ANY, "two_stream": SQUARE_WITH_FLOW}
 """By `model.network`."""

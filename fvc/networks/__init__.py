@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from fvc.config import TAKES, ClipsConfig, ModelConfig
 from fvc.errors import FvcError
 from fvc.files import read_json, replacing, write_json
-from fvc.networks.architecture import Architecture, Stages, children
+from fvc.networks.architecture import Added, Architecture, Stages, children
 from fvc.networks.inception import InceptionBlock
 from fvc.networks.padding import masked_mean, padded_features
 from fvc.networks.pretrained import load_backbone
 from fvc.networks.resnet3d import R3D_18
+from fvc.networks.two_stream import TWO_STREAM
 
-ARCHITECTURES: dict[str, Architecture] = {"r3d_18": R3D_18}
+ARCHITECTURES: dict[str, Architecture] = {"r3d_18": R3D_18, "two_stream": TWO_STREAM}
 """The networks that `model.network` may name."""
 
+RGB = 3
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "network.json"
 
@@ -43,6 +45,7 @@ class ClipClassifier(nn.Module):
         mean: Subtracted from red, green and blue in [0, 1].
         std: What the rest is divided by.
         stages: Gives the parts of `features.backbone` that are frozen and freed as one.
+        added: Gives the channels besides red, green and blue, if there are any.
     """
 
     mean: Tensor
@@ -58,10 +61,12 @@ class ClipClassifier(nn.Module):
         mean: Sequence[float] = R3D_18.mean,
         std: Sequence[float] = R3D_18.std,
         stages: Stages = children,
+        added: Added | None = None,
     ) -> None:
         super().__init__()
         self.clips = clips
         self.stages = stages
+        self.added = added
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
         self.features = features
@@ -72,7 +77,12 @@ class ClipClassifier(nn.Module):
     def normalise(
         self, pixels: UInt8[Tensor, "N T C H W"], mask: Bool[Tensor, "N H W"] | None = None
     ) -> Float[Tensor, "N C T H W"]:
-        """Turn stored RGB into what `forward` takes, by the network's own mean and deviation."""
+        """Turn stored RGB into what `forward` takes, by the network's own mean and deviation.
+
+        Where the network sees more than RGB, what is not there yet is made of it.
+        """
+        if self.added is not None and pixels.shape[2] == RGB:
+            pixels = torch.cat([pixels, self.added(pixels)], 2)
         mean, std = (values[:, None, None, None] for values in (self.mean, self.std))
         clips = (pixels.movedim(1, 2).contiguous() / 255 - mean) / std
         return clips if mask is None else clips.masked_fill(~mask[:, None, None], 0)
@@ -80,7 +90,7 @@ class ClipClassifier(nn.Module):
     def forward(
         self, clips: Tensor, mask: Bool[Tensor, "N H W"] | None = None
     ) -> Float[Tensor, "N 1"]:
-        """Score normalised clips of shape (N, 3, T, H, W).
+        """Score normalised clips of shape (N, C, T, H, W); C is 3, or more where `added` is set.
 
         The last layer is computed in float32 even under autocast: bfloat16
         would leave logits with three decimal digits.
@@ -101,15 +111,17 @@ class ClipClassifier(nn.Module):
             return self.classifier(self.dropout(pooled.float()))
 
     def _check(self, clips: Tensor) -> None:
-        frames, side_px = self.clips.num_frames, self.clips.side_px
+        frames, side_px, channels = self.clips.num_frames, self.clips.side_px, len(self.mean)
         square = self.clips.fit == "letterbox"
         sides = clips.shape[3:]
         # Of native clips, padded or not, the longer edge is the same.
         fits = len(sides) == 2 and max(sides) == side_px and (not square or min(sides) == side_px)
-        if not (fits and clips.shape[1:3] == (3, frames) and clips.is_floating_point()):
+        if not (fits and clips.shape[1:3] == (channels, frames) and clips.is_floating_point()):
             edges = f"{side_px}, {side_px}" if square else f"H, W with max(H, W) = {side_px}"
             given = f"{tuple(clips.shape)} of {clips.dtype}"
-            raise ValueError(f"clips are {given}, not (N, 3, {frames}, {edges}) of floating point")
+            raise ValueError(
+                f"clips are {given}, not (N, {channels}, {frames}, {edges}) of floating point"
+            )
 
 
 def build_network(model: ModelConfig, clips: ClipsConfig) -> ClipClassifier:
@@ -132,6 +144,7 @@ def build_network(model: ModelConfig, clips: ClipsConfig) -> ClipClassifier:
         mean=architecture.mean,
         std=architecture.std,
         stages=architecture.stages,
+        added=architecture.added,
     )
 
 

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from fvc.config import ClipsConfig
 
 Stages = Callable[[nn.Module], Mapping[str, nn.Module]]
 """Gives the parts of a backbone that are frozen and freed as one, from the input on."""
+
+Added = Callable[[UInt8[Tensor, "N T 3 H W"]], UInt8[Tensor, "N T K H W"]]
+"""Gives more channels of clips than red, green and blue."""
 
 
 def children(backbone: nn.Module) -> Mapping[str, nn.Module]:
@@ -41,9 +45,9 @@ class Architecture:
     drawn from torch's global random state."""
     channels: int
     """Of the features."""
-    mean: tuple[float, float, float]
-    """Subtracted from red, green and blue in [0, 1]."""
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    """Subtracted from red, green and blue in [0, 1], and from what `added` adds to them."""
+    std: tuple[float, ...]
     """What the rest is divided by."""
     stages: Stages
     """For gradual unfreezing."""
@@ -52,5 +56,7 @@ class Architecture:
     and without those of a classification layer. Raises FvcError where they cannot be had."""
     published: Published | None
     """None where nobody has stated anything."""
+    added: Added | None = None
+    """Where pixels are not enough; the bytes depend on those of the clips alone."""
     requirements: tuple[str, ...] = ()
     """Packages that a served model needs for it, besides those that every one needs."""

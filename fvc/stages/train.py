@@ -13,7 +13,7 @@ import torch
 
 from fvc import tracking
 from fvc.clip_files import require_key
-from fvc.config import Params, TrainConfig, load_params
+from fvc.config import TAKES, Params, TrainConfig, load_params
 from fvc.dataset import Augmentation, ClipDataset
 from fvc.distributed import World, part_of, world
 from fvc.errors import FvcError, Stopped
@@ -55,6 +55,7 @@ CODE = (
     "config/augmentation.py",
     "dataset.py",
     "distributed.py",
+    "flow.py",
     "fold_videos.py",
     "loading.py",
     "memory.py",
@@ -65,6 +66,7 @@ CODE = (
     "networks/padding.py",
     "networks/pretrained.py",
     "networks/resnet3d.py",
+    "networks/two_stream.py",
     "precision.py",
     "predict.py",
     "recompression.py",
@@ -135,6 +137,7 @@ def train_fold(
     fold: int,
     clips: Path,
     augmented: Path,
+    flow: Path | None,
     checkpoints: Path,
     binding: str,
     ranks: World,
@@ -143,7 +146,7 @@ def train_fold(
     """Fit the network that the parameters describe; it has the best epoch's weights."""
     torch.manual_seed(seed_for(params.seed, "network", fold))
     network = build_network(params.model, params.clips)
-    dataset = ClipDataset(parts["train"], clips, training_versions(params, augmented))
+    dataset = ClipDataset(parts["train"], clips, training_versions(params, augmented), flow)
     order_seed = seed_for(params.seed, "order", fold)
     counts = np.bincount(dataset.labels, minlength=2)
     training = start_training(
@@ -167,7 +170,7 @@ def train_fold(
         result = fit(
             training,
             loader,
-            validation_by(parts["validation"], clips, ranks, is_stopped),
+            validation_by(parts["validation"], clips, flow, ranks, is_stopped),
             params.engine,
             checkpoints=checkpoints,
             binding=binding,
@@ -177,10 +180,14 @@ def train_fold(
 
 
 def validation_by(
-    videos: Mapping[str, int], clips: Path, ranks: World, is_stopped: Callable[[], bool]
+    videos: Mapping[str, int],
+    clips: Path,
+    flow: Path | None,
+    ranks: World,
+    is_stopped: Callable[[], bool],
 ) -> Validate:
     """What gives a network's `validation/` series, each rank scoring its part of the videos."""
-    own = part_of(list(video_clips(videos, clips)), ranks.rank, ranks.size)
+    own = part_of(list(video_clips(videos, clips, flow)), ranks.rank, ranks.size)
     labels = np.array(list(videos.values()))
 
     def validate(network: ClipClassifier) -> dict[str, float]:
@@ -199,11 +206,13 @@ def until(is_stopped: Callable[[], bool], videos: Sequence[Item], ranks: World) 
         yield from videos[number : number + 1]
 
 
-def score_fold(network: ClipClassifier, parts: Parts, *, fold: int, clips: Path) -> pl.DataFrame:
+def score_fold(
+    network: ClipClassifier, parts: Parts, *, fold: int, clips: Path, flow: Path | None
+) -> pl.DataFrame:
     """The PREDICTIONS of every video of the fold's three parts."""
     rows: list[dict[str, object]] = []
     for part, videos in parts.items():
-        pixels = list(video_clips(videos, clips))
+        pixels = list(video_clips(videos, clips, flow))
         logits = video_logits(network, pixels)
         for (video_id, label), logit, own in zip(videos.items(), logits, pixels, strict=True):
             rows.append(
@@ -315,6 +324,7 @@ def run(
     clips: Path,
     clips_summary: Path,
     augmented: Path,
+    flow: Path,
     folds: Path,
     model: Path,
     checkpoints: Path,
@@ -330,6 +340,7 @@ def run(
             not suffice for the network and a single clip.
     """
     table, parts = read_parts(params, fold, folds)
+    seen_flow = flow if TAKES[params.model.network].flow else None
     identity = tracking.Identity(
         params=params,
         data_sha256=read_json(clips_summary, "clips")["data_sha256"],
@@ -352,6 +363,7 @@ def run(
                 fold=fold,
                 clips=clips,
                 augmented=augmented,
+                flow=seen_flow,
                 checkpoints=checkpoints,
                 binding=binding,
                 ranks=ranks,
@@ -360,7 +372,7 @@ def run(
         if ranks.rank:
             return
         release()
-        predictions = score_fold(network, parts, fold=fold, clips=clips)
+        predictions = score_fold(network, parts, fold=fold, clips=clips, flow=seen_flow)
         write_outputs(model, network, params, predictions, result.history)
         track(tracked, fold, model, result, checkpoints)
 
@@ -381,6 +393,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--clips", type=Path, required=True, help="read: clips of every video")
     parser.add_argument("--clips-summary", type=Path, required=True, help="read: what they are of")
     parser.add_argument("--augmented", type=Path, required=True, help="read: augmented versions")
+    parser.add_argument("--flow", type=Path, required=True, help="read: flow, where it is seen")
     parser.add_argument("--folds", type=Path, required=True, help="read: which fold tests what")
     parser.add_argument("--model", type=Path, required=True, help="written: weights and scores")
     parser.add_argument("--checkpoints", type=Path, required=True, help="kept: to resume from")
