@@ -122,3 +122,11 @@ def test_serving_and_folder_scoring_are_measured(tmp_path: Path) -> None:
     [[_, wrong]] = cells(printed, "wrong answers")
     assert int(wrong) == 0
     assert "fvc predict / loop: " in printed
+
+
+def test_the_flow_of_a_pair_is_compared(tmp_path: Path) -> None:
+    printed = run("flow.py", "--side", "128", "--rounds", "1", absent=(), folder=tmp_path)
+    for name in ("ours", "Farneback"):
+        [[_, milliseconds, pairs, ratio, error]] = cells(printed, name)
+        assert float(error.strip(" |")) < 0.2
+        assert min(float(milliseconds), float(pairs), float(ratio)) > 0

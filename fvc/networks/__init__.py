@@ -76,7 +76,7 @@ class ClipClassifier(nn.Module):
 
     def normalise(
         self, pixels: UInt8[Tensor, "N T C H W"], mask: Bool[Tensor, "N H W"] | None = None
-    ) -> Float[Tensor, "N C T H W"]:
+    ) -> Float[Tensor, "N D T H W"]:
         """Turn stored RGB into what `forward` takes, by the network's own mean and deviation.
 
         Where the network sees more than RGB, what is not there yet is made of it.
@@ -204,7 +204,9 @@ def load_network(folder: Path) -> ClipClassifier:
         network = build_network(replace(model, pretrained="none"), clips)
     source = folder / WEIGHTS
     try:
-        network.load_state_dict(load_file(source), assign=True)
+        # Copied: where a tensor begins in the file would decide how its sums are rounded.
+        weights = {name: value.clone() for name, value in load_file(source).items()}
+        network.load_state_dict(weights, assign=True)
     except FileNotFoundError:
         raise FvcError(source, "is missing", "Run 'dvc repro train'") from None
     # RuntimeError: names or shapes are not those of the network.
