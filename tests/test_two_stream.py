@@ -4,21 +4,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 from settings import clips_config, model_config
 from source_tree import ROOT
+from test_train import Corpus
 from torch import Tensor
 from torchvision.models import resnet18
 
 from fvc.clip_files import save_clips
 from fvc.config import load_params
 from fvc.dataset import Augmentation, ClipDataset
+from fvc.errors import FvcError
 from fvc.flow import clip_flow
 from fvc.fold_videos import video_clips
 from fvc.networks import ClipClassifier, build_network, load_network, save_network
 from fvc.networks.two_stream import STACKED, both_streams, stacked
 from fvc.predict import clip_logits
+from fvc.stages import flow as stage_flow
 from fvc.transforms import augmented_version
 
 CLIPS = clips_config(1, 4, 32)
@@ -153,3 +158,35 @@ def test_scored_videos_have_the_flow_of_their_clips_alone(stored: Path) -> None:
         assert len(pixels) == 2
         for clip in pixels:
             assert_has_its_flow(clip)
+
+
+def test_a_fold_is_trained_on_stored_flow_and_scored_alike_without(
+    tmp_path: Path, store: MlflowClient
+) -> None:
+    del store
+    corpus = Corpus(tmp_path)
+    corpus.params = replace(
+        corpus.params,
+        clips=replace(corpus.params.clips, side_px=32),
+        model=replace(MODEL, dropout=0.0),
+        train=replace(corpus.params.train, epochs=1),
+    )
+    corpus.write_clips(sizes=[(32, 32)])
+    flow = tmp_path / "flow"
+    stage_flow.run(
+        corpus.params,
+        clips=tmp_path / "clips",
+        folds=tmp_path / "folds.parquet",
+        augmented=tmp_path / "augmented",
+        flow=flow,
+    )
+    assert len(list(flow.iterdir())) == 16
+    model = corpus.train(0)
+    network = load_network(model)
+    scored = pl.read_parquet(model / "predictions.parquet")
+    for row in scored.filter(part="test").rows(named=True):
+        [pixels] = video_clips([row["video_id"]], tmp_path / "clips")
+        assert clip_logits(network, pixels).mean().item() == pytest.approx(row["logit"], abs=1e-5)
+    (flow / "youtube_03.pt").unlink()
+    with pytest.raises(FvcError, match=r"youtube_03\.pt: is missing.*dvc repro flow"):
+        corpus.train(1, "models/1")
