@@ -129,7 +129,7 @@ def test_kinetics_weights_that_cannot_be_had_are_an_error(no_network: Path) -> N
 def test_kinetics_weights_put_there_by_hand_are_used(
     no_network: Path, pretrained_weights: dict[str, Tensor]
 ) -> None:
-    target = published_path(KINETICS)
+    target = published_path(KINETICS.url)
     assert target.is_relative_to(no_network)
     target.parent.mkdir(parents=True)
     torch.save(pretrained_weights, target)

@@ -40,5 +40,8 @@ def _from(least: int, multiple: int) -> str:
 ANY = Takes(frames_from=1, frames_multiple=1, side_px_from=16, side_px_multiple=1, native=True)
 """Convolutions that pad: a clip of any size."""
 
-TAKES: Mapping[str, Takes] = {"r3d_18": ANY}
+SLOWFAST = Takes(frames_from=4, frames_multiple=4, side_px_from=32, side_px_multiple=1, native=True)
+"""One frame of four goes through the slow pathway, and sides are halved five times."""
+
+TAKES: Mapping[str, Takes] = {"r3d_18": ANY, "slowfast_r50": SLOWFAST}
 """By `model.network`."""

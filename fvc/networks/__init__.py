@@ -19,8 +19,9 @@ from fvc.networks.inception import InceptionBlock
 from fvc.networks.padding import masked_mean, padded_features
 from fvc.networks.pretrained import load_backbone
 from fvc.networks.resnet3d import R3D_18
+from fvc.networks.slowfast import SLOWFAST_R50
 
-ARCHITECTURES: dict[str, Architecture] = {"r3d_18": R3D_18}
+ARCHITECTURES: dict[str, Architecture] = {"r3d_18": R3D_18, "slowfast_r50": SLOWFAST_R50}
 """The networks that `model.network` may name."""
 
 WEIGHTS = "weights.safetensors"

@@ -65,6 +65,7 @@ CODE = (
     "networks/padding.py",
     "networks/pretrained.py",
     "networks/resnet3d.py",
+    "networks/slowfast.py",
     "precision.py",
     "predict.py",
     "recompression.py",
