@@ -99,12 +99,12 @@ def slow_frames(num_frames: int, device: torch.device) -> Int[Tensor, " t"]:
 class Stage(nn.Module):
     """A stretch of both pathways, after which the fast one tells the slow one what it has seen.
 
-    Nothing flows the other way, which the authors found to be no better.
+    Nothing flows the other way: the authors tried both ways and found nothing gained.
 
     Args:
         slow: The stretch of the slow pathway.
-        fast: That of the fast pathway, which makes as much of the sides.
-        lateral_channels: That the fast one ends with; 0 where it tells nothing.
+        fast: That of the fast pathway, which leaves the same sides.
+        lateral_channels: That `fast` ends with; 0 where it tells nothing.
     """
 
     def __init__(self, slow: nn.Module, fast: nn.Module, lateral_channels: int) -> None:
