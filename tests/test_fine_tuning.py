@@ -49,8 +49,11 @@ def plain_network() -> ClipClassifier:
 
 def on_meta(head_channels: int, **changes: Any) -> ClipClassifier:
     model = replace(model_config(), head_channels=head_channels, **changes)
+    takes = TAKES[model.network]
+    num_frames = max(CLIPS.num_frames, takes.frames_from)
+    side_px = max(CLIPS.side_px, takes.side_px_from)
     with torch.device("meta"):
-        return build_network(model, CLIPS)
+        return build_network(model, replace(CLIPS, num_frames=num_frames, side_px=side_px))
 
 
 def names(network: ClipClassifier) -> list[str]:

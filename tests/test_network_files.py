@@ -2,6 +2,7 @@
 
 import json
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torchvision.models.video import R3D_18_Weights, r3d_18
 
 from fvc.errors import FvcError
+from fvc.files import sha256_of_file
 from fvc.networks import (
     ClipClassifier,
     build_network,
@@ -21,7 +23,8 @@ from fvc.networks import (
     read_description,
     save_network,
 )
-from fvc.networks.pretrained import published_path
+from fvc.networks.pretrained import downloaded_weights, published_path, without
+from fvc.networks.slowfast import URL as SLOWFAST_URL
 
 KINETICS = R3D_18_Weights.KINETICS400_V1
 
@@ -116,26 +119,59 @@ def test_a_file_that_holds_no_state_dict_is_named(tmp_path: Path) -> None:
         build_network(model_config(str(tmp_path / "list.pth")), CLIPS)
 
 
-def test_kinetics_weights_that_cannot_be_had_are_an_error(no_network: Path) -> None:
-    expected = no_network / "checkpoints" / "r3d_18-b3b3357e.pth"
+@pytest.mark.parametrize(
+    ("name", "url", "file"),
+    [
+        ("r3d_18", KINETICS.url, "r3d_18-b3b3357e.pth"),
+        ("slowfast_r50", SLOWFAST_URL, "SLOWFAST_8x8_R50.pyth"),
+    ],
+)
+def test_kinetics_weights_that_cannot_be_had_are_an_error(
+    name: str, url: str, file: str, no_network: Path
+) -> None:
+    expected = no_network / "checkpoints" / file
     with pytest.raises(FvcError) as caught:
-        build_network(model_config("published"), CLIPS)
+        build_network(replace(model_config("published"), network=name), CLIPS)
     message = str(caught.value)
     assert "\n" not in message
-    for part in (KINETICS.url, str(expected), "no route to host", "model.pretrained: <path>"):
+    for part in (url, str(expected), "no route to host", "model.pretrained: <path>"):
         assert part in message
 
 
 def test_kinetics_weights_put_there_by_hand_are_used(
     no_network: Path, pretrained_weights: dict[str, Tensor]
 ) -> None:
-    target = published_path(KINETICS)
+    target = published_path(KINETICS.url)
     assert target.is_relative_to(no_network)
     target.parent.mkdir(parents=True)
     torch.save(pretrained_weights, target)
     network = build_network(model_config("published"), CLIPS)
     stem = network.features.get_submodule("backbone.stem.0").weight
     assert torch.equal(stem, pretrained_weights["stem.0.weight"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("hashed", "taken"),
+    [("", True), ("-{}", True), ("-00000000", False)],
+    ids=["none", "its", "no"],
+)
+def test_a_download_has_the_hash_that_its_name_states(
+    hashed: str, taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path / "hub"
+    monkeypatch.setattr("torch.hub._hub_dir", str(hub))
+    torch.save({"weight": torch.ones(1)}, tmp_path / "made")
+    offered = tmp_path / f"made{hashed.format(sha256_of_file(tmp_path / 'made')[:8])}.pth"
+    (tmp_path / "made").rename(offered)
+    weights = downloaded_weights(offered.as_uri(), without("fc."))
+    if taken:
+        assert weights("published") == {"weight": torch.ones(1)}
+        offered.unlink()
+        assert weights("published") == {"weight": torch.ones(1)}, "it is fetched every time"
+    else:
+        with pytest.raises(FvcError, match="invalid hash value"):
+            weights("published")
+        assert not list(hub.rglob("*.*")), "what is damaged would be taken the next time"
 
 
 def test_a_saved_network_scores_as_before(network: ClipClassifier, tmp_path: Path) -> None:

@@ -86,17 +86,15 @@ def test_every_layer_has_the_gradient_of_float32(name: str, num_frames: int) -> 
     assert not wrong, f"bfloat16 trains these layers with wrong gradients: {wrong}"
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("num_frames", configured_frames())
-def test_the_depth_that_bfloat16_gets_wrong_occurs(name: str, num_frames: int) -> None:
-    depths = {
-        shape[2] for layer, shape in convolutions(name, num_frames).values() if layer.padding[0]
-    }
+def test_the_depth_that_bfloat16_gets_wrong_occurs(num_frames: int) -> None:
+    layers = convolutions("r3d_18", num_frames).values()
+    depths = {shape[2] for layer, shape in layers if layer.padding[0]}
     assert 2 in depths, "the comparison of gradients above no longer meets the fault"
 
 
 @pytest.mark.parametrize("depth", range(1, 7))
-@pytest.mark.parametrize(("kernel", "stride"), [(2, 1), (3, 1), (3, 2), (5, 1), (7, 1)])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 1), (3, 1), (3, 2), (5, 1), (7, 1), (7, 4)])
 def test_any_kernel_and_depth_are_safe(kernel: int, stride: int, depth: int) -> None:
     padding = (kernel // 2, 0, 0)
     layer = nn.Conv3d(8, 8, (kernel, 1, 1), (stride, 1, 1), padding, bias=False)

@@ -47,5 +47,12 @@ SQUARE_WITH_FLOW = Takes(
 )
 """Two frames have a flow, and fewer pixels than that are too few to find it in."""
 
-TAKES: Mapping[str, Takes] = {"r3d_18": ANY, "two_stream": SQUARE_WITH_FLOW}
+SLOWFAST = Takes(frames_from=4, frames_multiple=4, side_px_from=32, side_px_multiple=1, native=True)
+"""One frame of four goes through the slow pathway, and sides are halved five times."""
+
+TAKES: Mapping[str, Takes] = {
+    "r3d_18": ANY,
+    "slowfast_r50": SLOWFAST,
+    "two_stream": SQUARE_WITH_FLOW,
+}
 """By `model.network`."""

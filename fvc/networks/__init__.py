@@ -19,9 +19,14 @@ from fvc.networks.inception import InceptionBlock
 from fvc.networks.padding import masked_mean, padded_features
 from fvc.networks.pretrained import load_backbone
 from fvc.networks.resnet3d import R3D_18
+from fvc.networks.slowfast import SLOWFAST_R50
 from fvc.networks.two_stream import TWO_STREAM
 
-ARCHITECTURES: dict[str, Architecture] = {"r3d_18": R3D_18, "two_stream": TWO_STREAM}
+ARCHITECTURES: dict[str, Architecture] = {
+    "r3d_18": R3D_18,
+    "slowfast_r50": SLOWFAST_R50,
+    "two_stream": TWO_STREAM,
+}
 """The networks that `model.network` may name."""
 
 RGB = 3

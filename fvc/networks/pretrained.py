@@ -1,5 +1,6 @@
 """Weights that others have trained: from a library's own place, or from a file."""
 
+import re
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -16,6 +17,10 @@ from fvc.errors import FvcError
 PUBLISHED = "published"
 """The value of `model.pretrained` for the weights that go with a network."""
 NAMES_SHOWN = 3
+HASH = re.compile(r"-([0-9a-f]{8,})\.")
+"""The first digits of its SHA-256, as torch writes it into the name of a file."""
+WRAPPED = "model_state"
+"""Where a checkpoint of PySlowFast or pytorchvideo has the weights."""
 
 
 def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], pretrained: str) -> None:
@@ -39,20 +44,29 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], pretrained
 def torchvision_weights(
     published: WeightsEnum, adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 ) -> Callable[[str], Mapping[str, Tensor]]:
-    """What fetches the weights of a network of torchvision.
+    """As `downloaded_weights`, for those that torchvision offers."""
+    return downloaded_weights(published.url, adapt)
+
+
+def downloaded_weights(
+    url: str, adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+) -> Callable[[str], Mapping[str, Tensor]]:
+    """What fetches the weights of a network that somebody offers as a file.
 
     Args:
-        published: Those that torchvision offers.
-        adapt: From torchvision's names to the backbone's, without the classification layer.
+        url: Of the file.
+        adapt: From their names to the backbone's, without the classification layer.
 
     Returns:
         As `Architecture.weights` wants it.
     """
 
     def weights(pretrained: str) -> Mapping[str, Tensor]:
+        source = Path(pretrained)
         if pretrained == PUBLISHED:
-            return adapt(_published_weights(published))
-        return adapt(read_weights(Path(pretrained)))
+            source = published_path(url)
+            _download(url, source)
+        return adapt(read_weights(source))
 
     return weights
 
@@ -66,20 +80,22 @@ def without(*prefixes: str) -> Callable[[Mapping[str, Tensor]], Mapping[str, Ten
     return kept
 
 
-def published_path(published: WeightsEnum) -> Path:
-    """The file where torchvision keeps, and looks for, weights that it offers."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
+def published_path(url: str) -> Path:
+    """The file where torch keeps, and looks for, weights that are offered at `url`."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
 
 
-def _published_weights(published: WeightsEnum) -> Mapping[str, Tensor]:
-    target = published_path(published)
+def _download(url: str, target: Path) -> None:
+    """Fetch a file, unless it is there, and check it where its name ends in a hash."""
     if target.is_file():
-        return read_weights(target)
+        return
+    stated = HASH.search(target.name)
     try:
-        return published.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(target), stated and stated[1])
     # RuntimeError: what arrived does not have the hash that its name states.
     except (OSError, HTTPException, RuntimeError) as error:
-        cause = f"cannot be downloaded from {published.url} ({error})"
+        cause = f"cannot be downloaded from {url} ({error})"
         remedy = (
             f"Put {target.name} there by hand, name another copy with 'model.pretrained: <path>', "
             "or start from random weights with 'model.pretrained: none'"
@@ -89,6 +105,8 @@ def _published_weights(published: WeightsEnum) -> Mapping[str, Tensor]:
 
 def read_weights(source: Path) -> Mapping[str, Tensor]:
     """Read a file of weights by name: safetensors, or what `torch.save` wrote of a state_dict.
+
+    Of a checkpoint with more in it, the weights under `model_state`.
 
     Raises:
         FvcError: It is missing, or something else.
@@ -103,6 +121,8 @@ def read_weights(source: Path) -> Mapping[str, Tensor]:
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
         cause = f"is no file of weights ({type(error).__name__})"
         raise FvcError(source, cause, "Fetch it again, or name another file") from error
+    if isinstance(weights, Mapping):
+        weights = weights.get(WRAPPED, weights)
     if not isinstance(weights, Mapping):
         cause = f"holds a {type(weights).__name__}, no weights by name"
         raise FvcError(source, cause, "Save the network's state_dict() there")

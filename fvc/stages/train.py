@@ -66,6 +66,7 @@ CODE = (
     "networks/padding.py",
     "networks/pretrained.py",
     "networks/resnet3d.py",
+    "networks/slowfast.py",
     "networks/two_stream.py",
     "precision.py",
     "predict.py",
