@@ -199,6 +199,8 @@ class Training:
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        # Else there would be two of it for a moment, and memory may be what is short.
+        self.optimizer.state.clear()
         self.optimizer.load_state_dict(state["optimizer"])
         # Made anew: the one in use may remember gradients that it has unscaled.
         self.scaler = self.precision.scaler()
