@@ -151,7 +151,10 @@ def test_a_fold_leaves_its_outputs_and_one_run(corpus: Corpus, store: MlflowClie
     results = {"test/roc_auc", "test/macro_f1", "test/accuracy"}
     assert run.data.metrics.keys() >= SERIES | MEASURED | results | set(stages)
     assert not [name for name in run.data.tags if name.startswith("fvc.warning")]
-    assert run.data.params["train.learning_rate"] == str(corpus.params.train.learning_rate)
+    for section in ("train", "model", "engine", "loader"):
+        for name, value in asdict(getattr(corpus.params, section)).items():
+            shown = json.dumps(value) if isinstance(value, tuple) else str(value)
+            assert run.data.params[f"{section}.{name}"] == shown, "a setting is not with the run"
     assert run.data.tags.keys() >= {
         *("fvc.fold", "fvc.weights_sha256", "fvc.network", "fvc.params_sha256"),
         *("fvc.data_sha256", "fvc.folds_sha256", "fvc.dvc_lock", "fvc.precision"),
