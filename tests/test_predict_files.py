@@ -287,5 +287,14 @@ def test_a_folder_that_may_not_be_read_is_an_answer(
     assert last["error"].startswith("unreadable: ")
 
 
+def test_what_never_ends_is_not_read(answerer: Counted, tmp_path: Path) -> None:
+    """A named pipe in a folder is waited for until somebody writes; a device has no end."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    files = [*video_files([tmp_path]), Path("/dev/zero")]
+    for answer in answers_of(files, answerer, Wishes()):
+        assert answer["error"] == "unreadable: it is neither a file nor a folder"
+    assert answerer.asked == 0
+
+
 def test_folders_are_walked_by_name(videos: Path) -> None:
     assert [str(path) for path in video_files([videos])] == in_order(videos)
