@@ -68,6 +68,8 @@ def run(
     """
     if out is not None and out.suffix not in FORMATS:
         raise FvcError(out, "has no known format", f"End its name in {' or '.join(FORMATS)}")
+    if out is not None and out.is_dir():
+        raise FvcError(out, "is a folder", "Name a file for --out")
     # Before the model, which takes seconds: a name that is mistyped.
     total = sum(1 for _ in video_files(paths)) if paths else None
     if total == 0:
@@ -82,10 +84,13 @@ def run(
                 shown = show_table(answers) if table else show_lines(answers)
                 tally = _followed(shown, total, hidden=total == 1)
         else:
-            journal = Journal(out, {"model": answerer.version, "wishes": asdict(wishes)})
-            with closing(answers_of(journal.left(files), answerer, wishes)) as answers:
+            asked = {"model": answerer.version, "wishes": asdict(wishes)}
+            with (
+                closing(Journal(out, asked)) as journal,
+                closing(answers_of(journal.left(files), answerer, wishes)) as answers,
+            ):
                 tally = _followed(chain(journal.answers(), journal.add(answers)), total)
-            journal.finish()
+                journal.finish()
     finally:
         answerer.close()
     sys.stderr.write(f"predict: {tally}\n")
