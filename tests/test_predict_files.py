@@ -211,7 +211,7 @@ def test_a_table_is_for_people(videos: Path, capsys: pytest.CaptureFixture[str])
 def test_a_list_on_standard_input_may_name_what_is_gone(
     videos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listed = f"{videos / '04.mp4'}\n{videos / 'gone.mp4'}\n{videos / '02.mp4'}\n"
+    listed = f"{videos / '04.mp4'}\n{videos / 'gone.mp4'}\n\n{videos / '02.mp4'}\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(listed))
     run("--format", "jsonl")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -224,6 +224,7 @@ def test_a_list_on_standard_input_may_name_what_is_gone(
         (["gone.mp4"], r"gone\.mp4: is neither a file nor a folder"),
         (["."], "holds no video"),
         ([".", "--out", "folder.csv"], r"folder\.csv: is a folder"),
+        (["a.txt", "--out", "a.txt/new/b.csv"], r"b\.csv: its folder cannot be made \(Not a"),
         ([".", "--out", "scores.xlsx"], r"scores\.xlsx: has no known format\. End its name in"),
     ],
 )
@@ -234,6 +235,7 @@ def test_a_mistake_is_said_before_the_model_is_loaded(
         raise AssertionError("it was loaded")
 
     (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "a.txt").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(predict, "load_answerer", never)
     with pytest.raises(FvcError, match=said):

@@ -43,6 +43,19 @@ READABLE = (".json", ".jsonl", ".csv", ".parquet")
 """How the name of a file of answers ends."""
 
 
+def make_folder(out: Path) -> None:
+    """Make the folder that a file is to be written to.
+
+    Raises:
+        FvcError: Something else has its name, or that of one above it.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        cause = f"its folder cannot be made ({error.strerror}: {error.filename})"
+        raise FvcError(out, cause, "Name another --out") from error
+
+
 class Journal:
     """The answers so far, a line of JSON each, beside the file that they will make.
 
@@ -58,7 +71,6 @@ class Journal:
         self._out = out
         self.path = out.with_name(f"{out.name}.partial")
         head = json.dumps(asked, sort_keys=True)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists() or not self.path.stat().st_size:
             self.path.write_text(f"{head}\n", encoding="utf-8")
         # Open until the end, for the lock on it.

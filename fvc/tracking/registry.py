@@ -78,6 +78,18 @@ def find_version(client: MlflowClient, candidate: str) -> ModelVersion | None:
     return min(found, key=lambda version: int(version.version), default=None)
 
 
+def version_of_run(client: MlflowClient, run_id: str) -> ModelVersion | None:
+    """The newest version that the network of a run became; None where it was not registered."""
+    found = [
+        version
+        for version in _search(client, f"run_id = '{run_id}'")
+        if version.name == NAME and version.status == "READY" and CANDIDATE in version.tags
+    ]
+    newest = max(found, key=lambda version: int(version.version), default=None)
+    # A search gives no aliases.
+    return newest and client.get_model_version(NAME, str(newest.version))
+
+
 def mark_read(client: MlflowClient, locked_test: str, weights_sha256: str) -> None:
     """Note that a network is scored on a locked test, both known by their digests.
 
