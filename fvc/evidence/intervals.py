@@ -60,10 +60,10 @@ def share_interval(
 
     On the logit scale, which keeps it there, it reaches as many standard errors of the resamples
     to each side as Student's t says for this number of groups. Where no resample differs, as at 0
-    and at 1, all groups agree: if more of the population than `reach` were otherwise, so many
-    groups would agree in fewer than (1 - confidence) / 2 of all tests, and what is otherwise may be
-    anything from 0 to 1. The same holds of the ROC-AUC, for as many pairs of a real and a fake
-    group have no group in common.
+    and at 1, all groups agree: if more of the population than `_share_otherwise` were otherwise,
+    so many groups would agree in fewer than (1 - confidence) / 2 of all tests, and what is
+    otherwise may be anything from 0 to 1. The same holds of the ROC-AUC, for as many pairs of a
+    real and a fake group have no group in common.
 
     Args:
         value: The estimate.
@@ -78,7 +78,7 @@ def share_interval(
         and Pearson, Biometrika 26, 1934.
     """
     if not ROUNDING < value < 1 - ROUNDING or np.nanstd(drawn) < ROUNDING:
-        reach = 1 - ((1 - confidence) / 2) ** (1 / num_groups)
+        reach = _share_otherwise(num_groups, confidence)
         agreed = (1 - reach) * min(max(value, 0.0), 1.0)
         return agreed, agreed + reach
     reach = _reach(drawn, num_groups, confidence) / (value * (1 - value))
@@ -90,8 +90,17 @@ def difference_interval(
     value: float, drawn: Float[np.ndarray, "R"], num_groups: float, confidence: float
 ) -> tuple[float, float]:
     """The interval of a difference of two such measures, within [-1, 1]; see `share_interval`."""
+    if np.nanstd(drawn) < ROUNDING:
+        reach = _share_otherwise(num_groups, confidence)
+        agreed = (1 - reach) * value
+        return agreed - reach, agreed + reach
     reach = _reach(drawn, num_groups, confidence)
     return max(value - reach, -1.0), min(value + reach, 1.0)
+
+
+def _share_otherwise(num_groups: float, confidence: float) -> float:
+    """The largest share of groups that may be otherwise where those drawn all agree."""
+    return 1 - ((1 - confidence) / 2) ** (1 / num_groups)
 
 
 def _reach(drawn: Float[np.ndarray, "R"], num_groups: float, confidence: float) -> float:
