@@ -67,6 +67,13 @@ def number_of(version: ModelVersion) -> str:
     return str(version.version)
 
 
+def same_version(one: ModelVersion | None, other: ModelVersion | None) -> bool:
+    """Whether they have the same number, or neither is there."""
+    if one is None or other is None:
+        return one is other
+    return number_of(one) == number_of(other)
+
+
 def find_version(client: MlflowClient, candidate: str) -> ModelVersion | None:
     """The version that an earlier registration of the same candidate made, the first of several.
 
