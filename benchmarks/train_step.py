@@ -44,10 +44,10 @@ from fvc.dataset import ClipDataset
 from fvc.loading import ClipLoader
 from fvc.networks import ClipClassifier, build_network
 from fvc.precision import choose_precision, tune_cuda
-from fvc.training.diagnostics import Tally
 from fvc.training.epoch import train_epoch
 from fvc.training.losses import make_loss
 from fvc.training.state import start_training
+from fvc.training.tally import Tally
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """Training batches, made while the network computes; nothing here changes what is in them."""
 
 import math
+import signal
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -133,6 +134,7 @@ class ClipLoader:
             pin_memory=pins,
             persistent_workers=config.persistent_workers,
             prefetch_factor=config.prefetch_factor,
+            worker_init_fn=_outlast_sigterm,
             # One of its own, or it would draw from torch's global random state.
             generator=torch.Generator(),
         )
@@ -154,6 +156,15 @@ def prefetched(items: Iterator[Item], depth: int) -> Generator[Item, None, None]
             del item
     finally:
         thread.shutdown(cancel_futures=True)
+
+
+def _outlast_sigterm(_: int) -> None:
+    """Leave SIGTERM to the training, which a worker's death would end before its checkpoint.
+
+    A cluster signals every process of a job. A worker ends when the training
+    says so, and within seconds of the training's own end.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _each(items: Iterator[Item]) -> Generator[Item, None, None]:

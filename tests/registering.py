@@ -89,7 +89,9 @@ class Corpus:
         probes = {"best_probe": "container", "best_probe_roc_auc": probe}
         write_json(evaluation / "metrics.json", metrics | probes)
         write_json(evaluation / "slices.json", [])
-        (evaluation / "risk_coverage.csv").write_text("coverage,selective_risk\n")
+        rows = "0,1.0,0.25,0.5\n1,0.5,0.0,0.75\n1,1.0,0.125,0.5\n"
+        curve = "fold,coverage,selective_risk,sureness\n" + rows
+        (evaluation / "risk_coverage_by_fold.csv").write_text(curve)
         calibrations = {str(fold): CALIBRATION.as_dict() for fold in (0, 1)}
         write_json(evaluation / "calibration.json", calibrations)
 

@@ -14,6 +14,7 @@ from fvc.config import EngineConfig, TrainConfig
 from fvc.networks import ClipClassifier
 from fvc.predict import video_logits
 from fvc.training.diagnostics import MEASURED_SERIES, EpochRow
+from fvc.training.epoch import Loader
 from fvc.training.loop import FitResult, Hooks, fit
 from fvc.training.losses import make_loss
 from fvc.training.state import start_training
@@ -83,7 +84,7 @@ def train(
     config: TrainConfig = CONFIG,
     *,
     network: ClipClassifier | None = None,
-    batches: MadeBatches | None = None,
+    batches: Loader | None = None,
     validate: Callable[[ClipClassifier], Mapping[str, float]] = validate,
     engine: EngineConfig = ENGINE,
     binding: str = "binding",

@@ -138,7 +138,7 @@ class Gate:
             self.corpus.add_network(fold, brightness=brightness, ranks_validation=fold == 1)
         self.corpus.add_evidence()
         if evidence:
-            for name in ("metrics.json", "slices.json", "risk_coverage.csv"):
+            for name in ("metrics.json", "slices.json", "risk_coverage_by_fold.csv"):
                 shutil.copy(evidence / name, self.corpus.root / "evaluation")
         return self.corpus.register()
 
@@ -213,7 +213,9 @@ def test_an_honest_model_passes(tmp_path: Path, gate: Gate) -> None:
     assert metrics["video"]["roc_auc"]["low"] > 0.8
     assert max(scores(metrics).values()) < 0.75
     gate.knock()
-    assert gate.knock(tmp_path / "evaluation")["promotion"] == "won"
+    won = gate.knock(tmp_path / "evaluation")
+    assert (won["promotion"], won["beats_probes"]) == ("won", True)
+    assert metrics["beats_probes"] is True, "report and gate do not agree"
     assert gate.champion == "2"
 
 
@@ -299,6 +301,7 @@ def test_a_model_of_shuffled_labels_is_at_chance_and_refused(tmp_path: Path, gat
     assert metrics["beats_probes"] is False
     first = gate.knock(tmp_path / "evaluation")
     assert (first["promotion"], first["beats_probes"]) == ("unopposed", False)
+    expect_warnings(gate, tmp_path)
     assert gate.knock()["promotion"] == "won"
     refused = gate.knock(tmp_path / "evaluation")
     assert (refused["promotion"], refused["beats_probes"]) == ("refused", False)
@@ -319,9 +322,23 @@ def test_a_model_that_reads_black_bars_is_reached_by_their_probe(
     assert found["low"] > max(others.values()), "what sees no pixels does not catch it"
     assert metrics["best_probe"] in ("bars", "frame")
     assert metrics["beats_probes"] is False
+    first = gate.knock(tmp_path / "evaluation")
+    assert (first["promotion"], first["beats_probes"]) == ("unopposed", False)
+    expect_warnings(gate, tmp_path)
     gate.knock()
     refused = gate.knock(tmp_path / "evaluation")
     assert (refused["promotion"], refused["beats_probes"]) == ("refused", False)
     assert f"'{PROBES[metrics['best_probe']]}'" in refused["reasons"][1]
-    assert gate.champion == "1"
-    assert "not shown to beat" in page_of(tmp_path)
+    assert gate.champion == "2"
+
+
+def expect_warnings(gate: Gate, root: Path) -> None:
+    """The champion is one because none was in service: tags, card and report open with that."""
+    champion = gate.client.get_model_version_by_alias("fvc", "champion")
+    tags = (champion.tags["fvc.promotion"], champion.tags["fvc.beats_probes"])
+    assert tags == ("unopposed", "false")
+    opening = (champion.description or "").split("##")[0]
+    assert "became champion because none was in service. It does **not** beat" in opening
+    opening = page_of(root).split("<section")[0]
+    assert "not shown to beat" in opening
+    assert "where none is in service it may be the first" in opening

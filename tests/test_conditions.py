@@ -3,7 +3,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from fvc.training.conditions import CHECKS, Condition, conditions_of, diverged
+from fvc.training.conditions import (
+    CHECKS,
+    TOLD_WITHIN,
+    Condition,
+    conditions_of,
+    conditions_within,
+    diverged,
+)
 from fvc.training.diagnostics import Diverged, EpochRow, require_finite
 
 HEALTHY: dict[str, float] = {
@@ -93,6 +100,35 @@ def test_every_condition_is_raised_by_some_case() -> None:
     assert {name for _, expected in RAISED.values() for name in expected} == CHECKS.keys()
 
 
+SOON = {
+    "one logit in training": {"collapsed_logits"},
+    "a loss of zero with equal logits": {"collapsed_logits", "dead_gradients"},
+    "a dead stage": {"dead_gradients"},
+    "a stage lost in rounding": {"dead_gradients"},
+    "a loss that explodes": {"exploding_loss"},
+    "a loss that was never sane": {"exploding_loss"},
+    "a mean over batches, the last one short": {"loss_by_hand"},
+}
+"""What the last row of a case shows where it is a stretch of steps, without a validation."""
+
+
+@pytest.mark.parametrize("case", RAISED)
+def test_what_some_steps_can_show_is_told_before_the_epoch_ends(case: str) -> None:
+    rows = RAISED[case][0]
+    within = [
+        {name: value for name, value in row.items() if not name.startswith("validation/")}
+        for row in rows
+    ]
+    told = conditions_within(within, step=33)
+    assert {condition.name for condition in told} == SOON.get(case, set())
+    for condition in told:
+        assert str(condition).startswith(f"epoch {len(rows)}, step 33: ")
+
+
+def test_everything_told_before_the_epoch_ends_is_raised_by_some_case() -> None:
+    assert set().union(*SOON.values()) == set(TOLD_WITHIN)
+
+
 UNTROUBLED = {
     "a short training": curves(
         train_loss=[0.72, 0.69, 0.66, 0.6, 0.55],
@@ -132,6 +168,8 @@ UNTROUBLED = {
 @pytest.mark.parametrize("case", UNTROUBLED)
 def test_a_healthy_training_is_left_in_peace(case: str) -> None:
     assert found(UNTROUBLED[case]) == {}
+    for number in range(len(UNTROUBLED[case])):
+        assert conditions_within(UNTROUBLED[case][: number + 1], step=33) == []
 
 
 def test_labels_of_one_class_are_called_alike_rightly() -> None:

@@ -57,6 +57,19 @@ def test_the_pixels_are_those_of_training(two: Decoders) -> None:
     assert found.decoded_in_sequence == expected.decoded_in_sequence
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's choice is told of on Linux")
+def test_where_memory_is_short_the_kernel_ends_a_decoder_and_not_the_server(two: Decoders) -> None:
+    two.clips(VIDEO, CLIPS)
+    scores = [
+        int(Path(f"/proc/{child.pid}/oom_score_adj").read_text())
+        for child in psutil.Process().children()
+        if "fvc.serving" in " ".join(child.cmdline())
+    ]
+    assert len(scores) >= 2
+    assert set(scores) == {1000}
+    assert int(Path("/proc/self/oom_score_adj").read_text()) < 1000
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"", "empty"), (b"<html>not found</html>", "not_a_video"), (bytes(2**20 + 1), "too_large")],

@@ -13,10 +13,11 @@ from fvc.batches import Batch
 from fvc.config import TrainConfig
 from fvc.errors import FvcError
 from fvc.networks import ClipClassifier, build_network
-from fvc.training.diagnostics import SERIES, STAGE_SERIES, Tally
+from fvc.training.diagnostics import SERIES, STAGE_SERIES
 from fvc.training.epoch import accumulation_steps, grouped, timed, train_epoch
 from fvc.training.losses import make_loss
 from fvc.training.state import Training, start_training
+from fvc.training.tally import Tally
 
 CONFIG = train_config(
     optimizer="adam",
@@ -236,6 +237,57 @@ def test_a_loss_that_is_no_number_ends_the_epoch() -> None:
         network.classifier.bias.fill_(torch.nan)
     with pytest.raises(FvcError, match="epoch 3: train/loss is nan, training diverged"):
         run_epoch(started(network, CONFIG), [random_batch(4)], epoch=2)
+
+
+def stretches(
+    training: Training, steps: int, *, done: int = 0
+) -> list[tuple[int, dict[str, float]]]:
+    """After how many steps something is shown, and what."""
+    seen: list[tuple[int, dict[str, float]]] = []
+    train_epoch(
+        *(training, [random_batch(4, seed) for seed in range(done, steps)], Tally()),
+        epoch=0,
+        steps=steps,
+        done=done,
+        after_step=lambda step: seen.append((step.done, step.shown)),
+    )
+    return [(place, shown) for place, shown in seen if shown]
+
+
+def test_what_steps_show_is_said_every_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fvc.training.epoch.CHECKED_STEPS", 4)
+    told = stretches(started(small_network(), CONFIG), 11)
+    assert [place for place, _ in told] == [5, 9]
+    losses: list[float] = []
+    train_epoch(
+        *(started(small_network(), CONFIG), [random_batch(4, seed) for seed in range(9)], Tally()),
+        epoch=0,
+        steps=11,
+        after_step=lambda step: losses.append(step.loss.item()),
+    )
+    for place, shown in told:
+        assert shown["train/loss"] == pytest.approx(sum(losses[place - 4 : place]) / 4)
+    resumed = stretches(started(small_network(), CONFIG), 11, done=3)
+    assert [place for place, _ in resumed] == [9], "steps after a stop were too few to be judged"
+
+
+def test_a_loss_that_is_no_number_for_a_moment_ends_the_epoch_before_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fvc.training.epoch.CHECKED_STEPS", 4)
+    batches = [random_batch(4) for _ in range(11)]
+    batches[2] = batches[2]._replace(labels=torch.full((4,), torch.inf))
+    done: list[int] = []
+    # Else the weights would be no numbers either, and every loss after this one.
+    monkeypatch.setattr(Training, "step", lambda *_: None)
+    with pytest.raises(FvcError, match="epoch 1: train/loss is"):
+        train_epoch(
+            *(started(small_network(), CONFIG), batches, Tally()),
+            epoch=0,
+            steps=11,
+            after_step=lambda step: done.append(step.done),
+        )
+    assert done == [1, 2, 3, 4]
 
 
 def test_mixed_precision_trains_almost_alike() -> None:

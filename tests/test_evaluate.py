@@ -59,6 +59,7 @@ def test_the_evidence_is_complete_and_nothing_else_is_left(tmp_path: Path) -> No
         "report.html",
         "risk_coverage.csv",
         "risk_coverage.png",
+        "risk_coverage_by_fold.csv",
         "robustness.csv",
         "robustness.json",
         "roc.csv",
@@ -174,6 +175,10 @@ def test_metrics_are_those_of_the_published_rows(tmp_path: Path) -> None:
     assert metrics["video"]["accuracy"]["value"] == pytest.approx(right, abs=1e-6)
     decided = tested.filter(pl.col("verdict") != "uncertain")
     assert metrics["counts"]["uncertain"] == tested.height - decided.height
+    curves = pl.read_csv(evaluation / "risk_coverage_by_fold.csv").filter(coverage=1.0)
+    wrong = tested.group_by("fold").agg(pl.col("label").ne(pl.col("called")).mean()).sort("fold")
+    risk = curves.sort("fold")["selective_risk"].to_list()
+    assert risk == pytest.approx(wrong["label"].to_list()), "not of each fold's own test videos"
     counted = tested.group_by("label", "called").len()
     for label, called, count in counted.rows():
         assert metrics["counts"][f"{label}_called_{called}"] == count

@@ -1,22 +1,36 @@
 """What goes wrong in a training on purpose, and what must come of it."""
 
+import os
+import subprocess
+import time
+from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from settings import loader_config
 from small_training import (
+    CONFIG,
     ENGINE,
     EVERY_STEP,
     EVERYTHING,
+    LABELS,
     comparable,
+    made_clips,
     train,
     weights_of,
 )
 
+from fvc.clip_files import save_clips
 from fvc.config import EngineConfig
+from fvc.dataset import ClipDataset
 from fvc.errors import FvcError, Stopped
+from fvc.loading import ClipLoader
 from fvc.networks import ClipClassifier
+from fvc.process import stop_on_sigterm
+from fvc.training.epoch import StepDone
 from fvc.training.state import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,3 +122,51 @@ def test_what_is_no_number_takes_no_checkpoint(
             train(tmp_path, engine=engine, is_stopped=lambda: len(made) == 4)
     network, _ = train(tmp_path)
     assert all(value.isfinite().all() for value in network.state_dict().values()), "resumed"
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_signal_to_loading_processes_as_well_leaves_a_checkpoint(
+    tmp_path: Path, persistent: bool
+) -> None:
+    """A cluster signals every process of a job."""
+    for number, pixels in enumerate(made_clips().numpy()):
+        save_clips(tmp_path / f"v{number}.pt", pixels[None], "key")
+    labels = {f"v{number}": int(label) for number, label in enumerate(LABELS)}
+    config = replace(loader_config(), num_workers=2, persistent_workers=persistent)
+    dataset = ClipDataset(labels, tmp_path, None)
+
+    def loader() -> ClipLoader:
+        return ClipLoader(dataset, 2, config, imbalance="none", seed=0, device=torch.device("cpu"))
+
+    settings = replace(CONFIG, batch_size=2)
+    done: list[tuple[int, int]] = []
+
+    def signal_all(step: StepDone) -> None:
+        done.append((step.epoch, step.done))
+        if done[-1] == (1, 1):
+            # Not from here: a loading process takes its parent's for the end of its work.
+            pids = [os.getpid(), *(process.pid for process in active_children())]
+            assert len(pids) == 3, "nothing loads"
+            subprocess.run(["kill", "-TERM", *map(str, pids)], check=True)
+            # What a process that was killed would do to this one, it has done by then.
+            time.sleep(0.2)
+
+    with loader() as batches:
+        whole, _ = train(tmp_path / "whole", config=settings, batches=batches)
+    with loader() as batches, stop_on_sigterm() as is_stopped, pytest.raises(Stopped):
+        train(
+            tmp_path / "stopped",
+            config=settings,
+            batches=batches,
+            on_step=signal_all,
+            is_stopped=is_stopped,
+        )
+    with loader() as batches:
+        network, _ = train(
+            tmp_path / "stopped",
+            config=settings,
+            batches=batches,
+            on_step=lambda step: done.append((step.epoch, step.done)),
+        )
+    assert done == [(epoch, step) for epoch in range(5) for step in (1, 2)]
+    assert weights_of(network) == weights_of(whole)

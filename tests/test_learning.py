@@ -17,10 +17,10 @@ from torch import Tensor
 from fvc.batches import Batch
 from fvc.networks import build_network
 from fvc.predict import video_logits
-from fvc.training.diagnostics import Tally
 from fvc.training.epoch import train_epoch
 from fvc.training.losses import make_loss
 from fvc.training.state import start_training
+from fvc.training.tally import Tally
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -60,3 +60,26 @@ def test_a_length_that_only_decoding_tells_is_held_against_the_limit() -> None:
     shorter = replace(ENOUGH, max_frames=50, max_duration_s=1.0)
     with pytest.raises(VideoError, match="above 1"):
         read_clips(io.BytesIO(file.getvalue()), config, shorter)
+
+
+def test_frames_that_grow_in_the_middle_are_refused_as_soon_as_one_comes_out() -> None:
+    """Its header and its first frame say nothing of the others."""
+    small, large = io.BytesIO(), io.BytesIO()
+    encode(small, np.zeros((10, 48, 64, 3), np.uint8), fps=10, container="mpegts")
+    encode(large, np.zeros((10, 96, 128, 3), np.uint8), fps=10, container="mpegts")
+    both = small.getvalue() + large.getvalue()
+    config, enough = clips_config(1, 4, 16), replace(ENOUGH, max_duration_s=10.0)
+    assert len(read_clips(io.BytesIO(small.getvalue()), config, enough).pixels) == 1
+    with pytest.raises(VideoError, match="frames of 128 x 96, above"):
+        read_clips(io.BytesIO(both), config, enough)
+
+
+def test_a_frame_of_a_plan_is_held_against_the_limit(video: bytes) -> None:
+    with decoding.opened(io.BytesIO(video)) as (container, stream):
+        packets, _ = decoding.scan(container, stream)
+        tight = replace(ENOUGH, max_pixels=64 * 48 - 1)
+        frames = decoding.take_planned(
+            container, stream, packets, [3], lambda frame, _: frame.to_ndarray(), tight
+        )
+        with pytest.raises(VideoError, match="frames of 64 x 48"):
+            next(frames)

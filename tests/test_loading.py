@@ -19,10 +19,10 @@ from fvc.dataset import Augmentation, ClipDataset
 from fvc.errors import FvcError
 from fvc.loading import Buffers, ClipLoader, prefetched
 from fvc.networks import ClipClassifier
-from fvc.training.diagnostics import Tally
 from fvc.training.epoch import train_epoch
 from fvc.training.losses import make_loss
 from fvc.training.state import start_training
+from fvc.training.tally import Tally
 
 PARAMS = load_params(ROOT / "params.yaml")
 PLAIN = loader_config()

@@ -151,12 +151,35 @@ def test_too_sure_predictions_are_ranked_alike_and_miscalibrated() -> None:
             assert after == pytest.approx(value), name
 
 
-def test_ties_rank_as_chance_without_pretending_to_know_less() -> None:
+def test_ties_rank_as_chance_as_far_as_so_few_groups_can_tell() -> None:
     found = estimates(outcomes_of([0, 0, 1, 1, 1], [0.5] * 5))
-    assert ends(found["roc_auc"]) == pytest.approx((0.5, 0.5, 0.5))
-    assert ends(found["eer"]) == pytest.approx((0.5, 0.5, 0.5))
+    # Real videos are of two groups: were a share of all groups otherwise, up to this one, two that
+    # are not would be nothing rare.
+    otherwise = 1 - 0.025 ** (1 / 2)
+    for name in ("roc_auc", "eer", "balanced_accuracy"):
+        low, high = (1 - otherwise) / 2, (1 + otherwise) / 2
+        assert ends(found[name]) == pytest.approx((0.5, low, high)), name
     assert found["precision_real"] == Estimate(value=None, reason="no video is called real")
     assert found["macro_precision"] == Estimate(value=None, reason="no video is called real")
+
+
+@pytest.mark.parametrize("num_right", range(4))
+def test_groups_that_agree_leave_something_to_be_known(num_right: int) -> None:
+    """Of the three copies in every group as many are called rightly."""
+    is_fake = np.repeat(np.arange(20) % 2 == 0, 3)
+    right = np.tile(np.arange(3) < num_right, 20)
+    scores, groups = np.where(is_fake == right, 0.9, 0.1), np.arange(60) // 3
+    found = estimates(outcomes_of(is_fake, scores, groups))
+    for name, each in found.items():
+        if each.value is not None:
+            assert each.low is not None
+            assert each.high is not None
+            assert 0 <= each.low <= each.value <= each.high <= 1, name
+            assert each.high > each.low, f"{name} claims to be known exactly"
+    bound = 1 - 0.025 ** (1 / 20)
+    share = num_right / 3
+    expected = (share, share * (1 - bound), share * (1 - bound) + bound)
+    assert ends(found["accuracy"]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("is_fake", [False, True])

@@ -14,6 +14,7 @@ from fvc.evidence.metrics import (
     measure,
     measures,
     merge,
+    risk_points,
 )
 
 
@@ -255,3 +256,11 @@ def test_a_measure_without_interval_is_the_estimate() -> None:
     found = measure(outcomes, CONFIG.ece_bins)
     assert found == {name: each.value for name, each in estimates(outcomes).items()}
     assert measure(outcomes_of([1, 1], [0.2, 0.3]), 10)["roc_auc"] is None
+
+
+def test_risk_falls_as_only_the_surest_are_answered() -> None:
+    # Sureness 0.9 (right), twice 0.8 (one wrong), 0.6 (wrong).
+    outcomes = outcomes_of([1, 0, 1, 1], [0.9, 0.2, 0.2, 0.4])
+    found = risk_points(outcomes)
+    expected = np.array([(0.25, 0.0, 0.9), (0.75, 1 / 3, 0.8), (1.0, 0.5, 0.6)])
+    assert found.to_numpy() == pytest.approx(expected), "of equal sureness all or none are answered"

@@ -3,29 +3,34 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_training
 import torch
-from settings import clips_config
+from settings import clips_config, loader_config
 from small_training import (
     CONFIG,
     EVERY_STEP,
     EVERYTHING,
+    LABELS,
     MadeBatches,
     comparable,
+    made_clips,
     train,
     weights_of,
 )
 from torch import Tensor, nn
 
+from fvc.clip_files import save_clips
+from fvc.dataset import ClipDataset
 from fvc.errors import FvcError, Stopped
+from fvc.loading import ClipLoader
 from fvc.networks import ClipClassifier
-from fvc.precision import Precision
 from fvc.training import epoch, resuming
 from fvc.training.epoch import StepDone
+from fvc.training.loop import FitResult
 from fvc.training.state import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -198,6 +203,7 @@ BESIDE_THE_CLIPS: dict[str, tuple[object, str]] = {
     "optimizer's room": (Training, "begin_epoch"),
     "gradients' norms": (epoch, "gradient_norms"),
     "next batch": (MadeBatches, "batches"),
+    "validation": (small_training, "video_logits"),
     "checkpoint": (resuming, "save_checkpoint"),
 }
 
@@ -277,64 +283,55 @@ def test_memory_that_never_suffices_beside_the_clips_ends_in_one_line(
     assert result.history[-1]["train/micro_batch_size"] == 1, "it did not know what fits"
 
 
-@pytest.fixture
-def scales(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Those of each step of a training in float16, whose scaler begins too high and soon rises."""
-    half = Precision(torch.device("cpu"), torch.float16)
-    monkeypatch.setattr("fvc.training.state.choose_precision", lambda _: half)
-    step, seen = Training.step, list[float]()
-
-    def scaler(_: Precision) -> torch.amp.GradScaler:
-        return torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=3)
-
-    def noting(training: Training, *arguments: Any) -> None:
-        step(training, *arguments)
-        seen.append(training.scaler.get_scale())
-
-    monkeypatch.setattr(Precision, "scaler", scaler)
-    monkeypatch.setattr(Training, "step", noting)
-    return seen
-
-
-HALF = replace(EVERYTHING, epochs=8, patience=8, learning_rate=1.0e-2)
-
-
-def test_float16_skips_what_overflows_and_goes_on_where_it_was_stopped(
-    tmp_path: Path, scales: list[float]
+@pytest.mark.parametrize(
+    "way",
+    [
+        {},
+        {"prefetch_batches": 2},
+        {"num_workers": 1},
+        {"num_workers": 1, "persistent_workers": True},
+    ],
+    ids=["no thread", "thread", "worker", "persistent worker"],
+)
+def test_memory_that_runs_out_while_a_batch_is_made_costs_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]
 ) -> None:
-    whole, expected = train(tmp_path / "whole", config=HALF)
-    assert expected.precision == "cpu float16"
-    assert any(later < scale for scale, later in pairwise(scales)), "nothing overflowed"
-    assert any(later > scale for scale, later in pairwise(scales)), "it never rose again"
-    assert expected.history[-1]["train/loss"] < expected.history[0]["train/loss"]
-    whole_scales = scales.copy()
-    for steps in (1, 4, 9):
-        scales.clear()
-        folder = tmp_path / str(steps)
-        with pytest.raises(Stopped):
-            train(folder, config=HALF, is_stopped=lambda steps=steps: len(scales) == steps)
-        network, result = train(folder, config=HALF)
-        assert scales == whole_scales
-        assert weights_of(network) == weights_of(whole)
-        assert comparable(result.history) == comparable(expected.history)
+    """In the midst of an epoch, where the batch is made: a thread or a process may do that."""
+    for number, pixels in enumerate(made_clips().numpy()):
+        save_clips(tmp_path / f"v{number}.pt", pixels[None], "key")
+    labels = {f"v{row}": int(label) for row, label in enumerate(LABELS)}
+    dataset = ClipDataset(labels, tmp_path, None)
+    config = replace(EIGHT, batch_size=2)
+    get, failed = ClipDataset.__getitem__, tmp_path / "failed"
 
+    def fails_once(dataset: ClipDataset, key: tuple[int, int]) -> tuple[Tensor, int]:
+        if key[0] == 2 and key[1] == 5 and not failed.exists():
+            failed.touch()
+            raise MemoryError
+        return get(dataset, key)
 
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-def test_out_of_memory_leaves_the_scale_of_float16_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scales: list[float], backward: bool
-) -> None:
-    config, start = replace(HALF, batch_size=8), Training.begin_epoch
+    def trained(name: str) -> tuple[ClipClassifier, FitResult]:
+        loader = ClipLoader(
+            *(dataset, config.batch_size, replace(loader_config(), **way)),
+            imbalance="none",
+            seed=0,
+            device=torch.device("cpu"),
+        )
+        with loader:
+            return train(
+                tmp_path / name,
+                config=config,
+                network=network_without_statistics(),
+                batches=loader,
+            )
 
-    def begin_small(training: Training, epoch: int) -> None:
-        training.micro_batch = 4
-        start(training, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "begin_epoch", begin_small)
-        small, _ = train(tmp_path / "small", config=config, batches=MadeBatches(8))
-    whole_scales = scales.copy()
-    scales.clear()
-    Memory(monkeypatch, 4, backward=backward)
-    network, _ = train(tmp_path / "short", config=config, batches=MadeBatches(8))
-    assert scales == whole_scales
-    assert weights_of(network) == weights_of(small)
+    whole, expected = trained("whole")
+    monkeypatch.setattr(ClipDataset, "__getitem__", fails_once)
+    network, result = trained("short")
+    assert failed.exists(), "memory never ran out"
+    assert result.history[-1]["train/micro_batch_size"] == 1
+    for given, wanted in zip(result.history, expected.history, strict=True):
+        assert given["train/loss"] == pytest.approx(wanted["train/loss"], abs=1e-5)
+        assert given["train/learning_rate"] == wanted["train/learning_rate"]
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, whole.state_dict()[key], atol=1e-4, rtol=1e-3)

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fvc.files import sha256_of_file
 from fvc.networks import ClipClassifier
 from fvc.serving.answering import Answerer, Wishes
 from fvc.serving.files import answers_of, video_files
-from fvc.serving.outputs import FORMATS
+from fvc.serving.outputs import FORMATS, Journal
 from fvc.serving.settings import Settings
 from fvc.stages import predict
 
@@ -161,6 +162,30 @@ def test_answers_to_other_files_do_not_mix(answerer: Counted, videos: Path, tmp_
         run(videos / "b", "--out", tmp_path / "scores.csv")
 
 
+def test_two_do_not_write_one_file(answerer: Counted, videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.csv"
+    asked = {"model": "fvc/1", "wishes": {"clips": None, "threshold": None, "explain": False}}
+    with (
+        closing(Journal(out, asked)),
+        pytest.raises(FvcError, match=r"scores\.csv\.partial: is being written by another process"),
+    ):
+        run(videos, "--out", out)
+    assert answerer.asked == 0
+    run(videos, "--out", out)
+    assert len(rows_of(out)) == 14
+
+
+def test_a_damaged_line_is_told(answerer: Counted, videos: Path, tmp_path: Path) -> None:
+    answerer.stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        run(videos, "--out", tmp_path / "scores.csv")
+    journal = tmp_path / "scores.csv.partial"
+    with journal.open("a") as file:
+        file.write("\0\0\0\n")
+    with pytest.raises(FvcError, match=r"scores\.csv\.partial: holds a line that is no answer"):
+        run(videos, "--out", tmp_path / "scores.csv")
+
+
 def test_lines_come_as_soon_as_they_are_there(
     answerer: Counted, videos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,7 +211,7 @@ def test_a_table_is_for_people(videos: Path, capsys: pytest.CaptureFixture[str])
 def test_a_list_on_standard_input_may_name_what_is_gone(
     videos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listed = f"{videos / '04.mp4'}\n{videos / 'gone.mp4'}\n{videos / '02.mp4'}\n"
+    listed = f"{videos / '04.mp4'}\n{videos / 'gone.mp4'}\n\n{videos / '02.mp4'}\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(listed))
     run("--format", "jsonl")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -198,6 +223,8 @@ def test_a_list_on_standard_input_may_name_what_is_gone(
     [
         (["gone.mp4"], r"gone\.mp4: is neither a file nor a folder"),
         (["."], "holds no video"),
+        ([".", "--out", "folder.csv"], r"folder\.csv: is a folder"),
+        (["a.txt", "--out", "a.txt/new/b.csv"], r"b\.csv: its folder cannot be made \(Not a"),
         ([".", "--out", "scores.xlsx"], r"scores\.xlsx: has no known format\. End its name in"),
     ],
 )
@@ -207,6 +234,8 @@ def test_a_mistake_is_said_before_the_model_is_loaded(
     def never(_: str) -> None:
         raise AssertionError("it was loaded")
 
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "a.txt").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(predict, "load_answerer", never)
     with pytest.raises(FvcError, match=said):
@@ -285,6 +314,15 @@ def test_a_folder_that_may_not_be_read_is_an_answer(
     *_, last = answers_of(files[-1:], answerer, Wishes())
     assert last["file"] == str(videos / "b")
     assert last["error"].startswith("unreadable: ")
+
+
+def test_what_never_ends_is_not_read(answerer: Counted, tmp_path: Path) -> None:
+    """A named pipe in a folder is waited for until somebody writes; a device has no end."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    files = [*video_files([tmp_path]), Path("/dev/zero")]
+    for answer in answers_of(files, answerer, Wishes()):
+        assert answer["error"] == "unreadable: it is neither a file nor a folder"
+    assert answerer.asked == 0
 
 
 def test_folders_are_walked_by_name(videos: Path) -> None:

@@ -3,6 +3,7 @@ import subprocess
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -18,6 +19,7 @@ from fvc.clip_files import save_clips
 from fvc.encoding import encode
 from fvc.errors import FvcError
 from fvc.evidence import locked
+from fvc.evidence.promotion import Opponent
 from fvc.files import read_json, write_json
 from fvc.records import FOLDS
 from fvc.serving.packaging import ask, load_model
@@ -59,7 +61,9 @@ def test_the_best_fold_by_validation_becomes_the_first_champion(
     with pytest.raises(MlflowException, match="alias previous not found"):
         aliased(store, "previous")
     with registry.stored("1") as kept:
-        assert (kept / "risk_coverage.csv").is_file(), "how far to trust it stays with the model"
+        curve = (kept / "risk_coverage.csv").read_text()
+    own = "coverage,selective_risk,sureness\n0.5,0.0,0.75\n1.0,0.125,0.5\n"
+    assert curve == own, "how far to trust this fold's network stays with it, not the others'"
 
     def again() -> tuple[bytes, int]:
         corpus.register()
@@ -131,6 +135,27 @@ def test_leaks_are_refused_even_where_no_champion_is(corpus: Corpus, store: Mlfl
     assert "The audit found 3 leaks." in decided["reasons"]
     assert registry.version_of(store, "champion") is None
     assert str(aliased(store, "challenger").version) == "1"
+
+
+def test_a_champion_that_changes_while_it_is_met_is_not_passed_over(
+    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_champions(corpus)
+    compare, met = register.compare, []
+
+    def slow(client: MlflowClient, champion: ModelVersion, *rest: Any) -> Opponent:
+        met.append(str(champion.version))
+        opponent = compare(client, champion, *rest)
+        # Another machine, with the same store.
+        store.set_registered_model_alias("fvc", "champion", "1")
+        return opponent
+
+    monkeypatch.setattr(register, "compare", slow)
+    corpus.add_network(1, brightness=0.003, ranks_validation=True)
+    decided = corpus.register()
+    assert met == ["2", "1"]
+    assert "version 1" in decided["reasons"][-1]
+    assert in_service(store) == ["3", "1", "3"]
 
 
 def test_a_candidate_that_does_not_beat_the_probes_is_refused(

@@ -61,6 +61,24 @@ def test_a_condition_that_nobody_has_told_yet_is_told_on_resumption(
     assert warnings_of(caplog)[0].startswith(WARNING)
 
 
+def test_a_condition_is_told_within_the_epoch_and_not_once_more_at_its_end(
+    run: OpenRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = [(33, {"train/loss": 0.4}), (65, {"train/loss": 9.0}), (97, {"train/loss": 9.0})]
+    for _ in range(2):
+        anew = OpenRun(run.client, run.run_id)
+        with reporting(anew, 0, train_config(), best_of=best_epoch, clips_per_step=4) as reporter:
+            reporter.on_epoch(ROWS[:2])
+            for step, shown in steps:
+                reporter.on_step(2, step - 1, 200, 0.5, {})
+                reporter.on_step(2, step, 200, 0.5, shown)
+            [warning] = warnings_of(caplog)
+            assert warning.startswith("exploding loss: epoch 3, step 65: the training loss rose to")
+            reporter.on_epoch(ROWS[:3])
+    assert warnings_of(caplog) == [warning], "it says it again"
+    assert "exploding loss: " + run.tags()["fvc.warning.exploding_loss"] == warning
+
+
 def test_every_epoch_has_a_line_with_the_best_marked(
     run: OpenRun, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,8 @@
 import base64
 import gc
 import io
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -140,6 +142,20 @@ def test_a_bad_video_costs_only_its_own_row(
     assert (bad["probability_fake"], bad["verdict"], bad["clips"]) == (None, None, [])
     assert good["error"] is None
     assert (bad["name"], good["name"]) == ("bad", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [("clip.mp4", "str"), (None, "NoneType"), (7, "int"), ([1, 300], "list")]
+)
+def test_a_row_without_bytes_costs_only_itself(
+    model: VideoVerdict, video: Path, content: object, kind: str
+) -> None:
+    rows = pd.DataFrame({"video": pd.Series([content, video.read_bytes(), content], dtype=object)})
+    first, good, last = model.predict(None, rows)
+    assert good["error"] is None
+    assert first == last
+    assert first["error"] == f"not_bytes: {kind}, not the bytes of a file"
+    assert (first["probability_fake"], first["video_sha256"]) == (None, None)
 
 
 def test_rows_are_answered_in_their_order_as_each_alone(
@@ -328,6 +344,36 @@ def test_an_error_reaches_who_asked_and_the_next_is_scored() -> None:
         scorer.call(lambda _: 1 / 0)
     assert len(scorer.logits(torch.zeros((2, 4, 3, 32, 32), dtype=torch.uint8))) == 2
     scorer.close()
+
+
+ENDING = """
+import atexit, threading, torch
+from torch import nn
+from settings import clips_config
+from fvc.networks import ClipClassifier
+from fvc.serving.scorer import Scorer
+
+def tell():
+    print([thread.name for thread in threading.enumerate() if "scorer" in thread.name])
+
+atexit.register(tell)  # the last one is called first, so this after those of the scorer
+clips = clips_config(2, 4, 32)
+network = ClipClassifier(nn.Conv3d(3, 4, 3), channels=4, dropout=0.0, clips=clips)
+scorer = Scorer(network.eval())
+scorer.logits(torch.zeros((2, 4, 3, 32, 32), dtype=torch.uint8))
+"""
+
+
+def test_its_threads_are_gone_before_python_is() -> None:
+    """Else one time in ten the process was aborted at its end: no exception, status 134."""
+    ran = subprocess.run(
+        [sys.executable, "-c", ENDING],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.stdout, ran.returncode) == ("[]\n", 0), ran.stderr
 
 
 def test_what_nobody_refers_to_any_more_ends(video: Path) -> None:

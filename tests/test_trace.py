@@ -23,7 +23,7 @@ from fvc.serving.answering import Wishes
 from fvc.serving.outputs import COLUMNS
 from fvc.serving.packaging import load_answerer
 from fvc.stages import trace
-from fvc.tracking.lineage import lineage_of_model
+from fvc.tracking.lineage import lineage_of_fold, lineage_of_model
 
 TESTED = "e" * 64
 """SHA-256 of the one video that is not locked; fold 0 tests it, and fold 1 trains on it."""
@@ -47,7 +47,7 @@ def corpus(tmp_path: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch)
     index = index.with_columns(sha256=pl.col("video_id").replace_strict(videos))
     INDEX.write(tmp_path / "index.parquet", pl.concat([index, INDEX.frame([own])]))
     corpus.add_network(0, brightness=0.001, ranks_validation=False)
-    corpus.add_network(1, brightness=0.001, ranks_validation=True)
+    corpus.add_network(1, brightness=0.002, ranks_validation=True)
     corpus.add_evidence()
     scored = {"probability_fake": 0.25, "called": "real", "verdict": "uncertain"}
     verdicts = {name: row[name] for name in ("video_id", "fold", "group", "label")} | scored
@@ -143,6 +143,18 @@ def test_a_video_of_the_corpus_leads_to_the_fold_that_tests_it(
     assert found["lineage"]["model"] == "", "the network of fold 0 was not registered"
     run = store.get_run(found["lineage"]["run_id"])
     assert run.data.tags["fvc.fold"] == "0"
+
+
+def test_a_fold_whose_network_is_registered_is_told_as_its_version(
+    corpus: Corpus, store: MlflowClient
+) -> None:
+    version = store.get_model_version("fvc", "1")
+    assert version.run_id is not None
+    above = store.get_run(version.run_id).data.tags["mlflow.parentRunId"]
+    found = lineage_of_fold(store, above, 1)
+    assert (found.model, found.aliases) == ("models:/fvc/1", ["challenger", "champion"])
+    assert found.run_id == version.run_id
+    del corpus
 
 
 def test_a_locked_video_leads_to_the_version_that_scored_it(corpus: Corpus) -> None:

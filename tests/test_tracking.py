@@ -151,6 +151,24 @@ def test_a_missing_fold_run_is_rebuilt_once(store: MlflowClient, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("store")
+def test_of_two_evaluations_the_run_has_the_files_of_the_second(
+    store: MlflowClient, tmp_path: Path
+) -> None:
+    for names in (["report.html", "robustness.png", "examples/miss_1.jpg"], ["report.html"]):
+        evidence = tmp_path / str(len(names))
+        for name in names:
+            (evidence / name).parent.mkdir(parents=True, exist_ok=True)
+            (evidence / name).write_text("evidence")
+        tracking.complete_cross_validation(IDENTITY, [], {}, evidence, "note")
+        [parent] = runs_of(store, "cross-validation")
+        store.log_text(parent.info.run_id, "read", "by_hand.txt")
+        found = {file.path for file in store.list_artifacts(parent.info.run_id)}
+        if len(names) > 1:
+            assert found == {"by_hand.txt", "examples", "report.html", "robustness.png"}
+    assert found - {"examples"} == {"by_hand.txt", "report.html"}, "stale, or not ours to remove"
+    assert not store.list_artifacts(parent.info.run_id, "examples")
+
+
 def test_the_page_of_a_fold_says_at_which_threshold_unless_its_user_spoke(
     folds: pl.DataFrame, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -48,6 +48,13 @@ class Breaking(nn.Conv3d):
     def forward(self, pixels: Tensor) -> Tensor:
         self.batches = getattr(self, "batches", 0) + self.training
         return super().forward(pixels) * (torch.nan if self.batches > 2 else 1.0)
+
+
+class Collapsed(nn.Conv3d):
+    """Features of nothing, so that all logits are the classifier's offset."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels) * 0.0
 
 
 class Corpus:
@@ -145,7 +152,10 @@ def test_a_fold_leaves_its_outputs_and_one_run(corpus: Corpus, store: MlflowClie
     results = {"test/roc_auc", "test/macro_f1", "test/accuracy"}
     assert run.data.metrics.keys() >= SERIES | MEASURED | results | set(stages)
     assert not [name for name in run.data.tags if name.startswith("fvc.warning")]
-    assert run.data.params["train.learning_rate"] == str(corpus.params.train.learning_rate)
+    for section in ("train", "model", "engine", "loader"):
+        for name, value in asdict(getattr(corpus.params, section)).items():
+            shown = json.dumps(value) if isinstance(value, tuple) else str(value)
+            assert run.data.params[f"{section}.{name}"] == shown, "a setting is not with the run"
     assert run.data.tags.keys() >= {
         *("fvc.fold", "fvc.weights_sha256", "fvc.network", "fvc.params_sha256"),
         *("fvc.data_sha256", "fvc.folds_sha256", "fvc.dvc_lock", "fvc.precision"),
@@ -206,6 +216,24 @@ def test_a_training_that_diverges_keeps_its_checkpoint_and_says_so(
     assert "ERROR fvc.training.log: epoch" in log
     kept = [path.name for path in (corpus.root / "checkpoints" / "0").glob("epoch-*.pt")]
     assert kept, f"no good checkpoint is left: {text}"
+
+
+def test_collapsed_logits_are_told_before_the_first_epoch_ends(
+    corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(networks.FEATURES, "r3d_18", lambda _: Collapsed(3, 512, 3, padding=1))
+    monkeypatch.setattr("fvc.training.epoch.CHECKED_STEPS", 1)
+    corpus.params = replace(corpus.params, train=replace(corpus.params.train, batch_size=4))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "stop_on_sigterm", lambda: nullcontext(lambda: True))
+        with pytest.raises(Stopped, match="0 epochs and 1 steps"):
+            corpus.train(0)
+    [run] = fold_runs(store)
+    text = run.data.tags["fvc.warning.collapsed_logits"]
+    assert text.startswith("epoch 1, step 1: all training clips have the same logit. Lower")
+    assert f"WARNING fvc.training.reporting: collapsed logits: {text}" in log_of(store, run)
+    corpus.train(0)
+    assert log_of(store, run).count("collapsed logits: ") == 1
 
 
 def test_other_clips_are_trained_on_anew(corpus: Corpus, store: MlflowClient) -> None:

@@ -3,8 +3,8 @@
 A percentile interval of few groups is too short, and one at the end of the scale is empty: of 56
 groups, 95% intervals of the ROC-AUC held the truth 92 times of 100, and of a nearly perfect model
 73 times. So the resamples give a standard error alone, which Student's t and the logit scale turn
-into an interval, and a value of exactly 0 or 1 gets a bound of its own. `docs/protocol.md` has
-the coverages.
+into an interval, and where all groups agree, so that no resample differs, a bound of its own takes
+its place. `docs/protocol.md` has the coverages.
 """
 
 import math
@@ -19,7 +19,8 @@ CHUNK_VALUES = 2**20
 """Weights of resamples held in memory at once (8 MiB)."""
 
 ROUNDING = 1e-9
-"""Nearer to 0 or 1 than this, a sum of weights that are no integers is exactly there."""
+"""Sums of weights that are no integers are equal, to each other or to 0 or 1, where they are nearer
+than this."""
 
 
 def resamples(
@@ -58,10 +59,11 @@ def share_interval(
     """The interval of a measure in [0, 1].
 
     On the logit scale, which keeps it there, it reaches as many standard errors of the resamples
-    to each side as Student's t says for this number of groups. At 0 and at 1 no resample differs:
-    if a share is below the bound, that many groups are all right by chance in fewer than
-    (1 - confidence) / 2 of all tests. The same holds of the ROC-AUC, for as many pairs of a real
-    and a fake group have no group in common.
+    to each side as Student's t says for this number of groups. Where no resample differs, as at 0
+    and at 1, all groups agree: if more of the population than `_share_otherwise` were otherwise,
+    so many groups would agree in fewer than (1 - confidence) / 2 of all tests, and what is
+    otherwise may be anything from 0 to 1. The same holds of the ROC-AUC, for as many pairs of a
+    real and a fake group have no group in common.
 
     Args:
         value: The estimate.
@@ -75,9 +77,10 @@ def share_interval(
         Medical Tests for Classification and Prediction", 2003, section 5.2. The ends: Clopper
         and Pearson, Biometrika 26, 1934.
     """
-    if not ROUNDING < value < 1 - ROUNDING:
-        reach = 1 - ((1 - confidence) / 2) ** (1 / num_groups)
-        return (0.0, reach) if value < 0.5 else (1 - reach, 1.0)
+    if not ROUNDING < value < 1 - ROUNDING or np.nanstd(drawn) < ROUNDING:
+        reach = _share_otherwise(num_groups, confidence)
+        agreed = (1 - reach) * min(max(value, 0.0), 1.0)
+        return agreed, agreed + reach
     reach = _reach(drawn, num_groups, confidence) / (value * (1 - value))
     centre = float(logit(value))
     return float(expit(centre - reach)), float(expit(centre + reach))
@@ -87,8 +90,17 @@ def difference_interval(
     value: float, drawn: Float[np.ndarray, "R"], num_groups: float, confidence: float
 ) -> tuple[float, float]:
     """The interval of a difference of two such measures, within [-1, 1]; see `share_interval`."""
+    if np.nanstd(drawn) < ROUNDING:
+        reach = _share_otherwise(num_groups, confidence)
+        agreed = (1 - reach) * value
+        return agreed - reach, agreed + reach
     reach = _reach(drawn, num_groups, confidence)
     return max(value - reach, -1.0), min(value + reach, 1.0)
+
+
+def _share_otherwise(num_groups: float, confidence: float) -> float:
+    """The largest share of groups that may be otherwise where those drawn all agree."""
+    return 1 - ((1 - confidence) / 2) ** (1 / num_groups)
 
 
 def _reach(drawn: Float[np.ndarray, "R"], num_groups: float, confidence: float) -> float:

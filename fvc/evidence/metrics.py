@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
+import polars as pl
 from jaxtyping import Bool, Float, Int, Shaped
 
 from fvc.config import EvaluateConfig
@@ -201,6 +202,31 @@ def confusion_matrix(outcomes: Outcomes) -> Int[np.ndarray, "2 2"]:
     """Videos by label (rows: real, fake) and by side of the threshold (columns)."""
     cells = 2 * outcomes.is_fake.astype(np.int64) + outcomes.called_fake
     return np.bincount(cells, minlength=4).reshape(2, 2)
+
+
+def risk_points(outcomes: Outcomes) -> pl.DataFrame:
+    """How many videos are answered, and how many of the answers are wrong, as sureness falls.
+
+    A call is as sure as its side is probable. The answers given are those of at least the
+    row's `sureness`; the last row answers every video.
+
+    Source:
+        Coverage and selective risk: Geifman and El-Yaniv, "Selective classification for
+        deep neural networks", NeurIPS 2017, section 2.
+    """
+    wrong = outcomes.is_fake != outcomes.called_fake
+    sureness = np.where(outcomes.called_fake, outcomes.probability, 1 - outcomes.probability)
+    order = np.argsort(-sureness, kind="stable")
+    answered = np.arange(1, len(order) + 1)
+    # Videos of the same sureness are answered together or not at all.
+    ends = np.append(np.diff(sureness[order]) != 0, True)
+    return pl.DataFrame(
+        {
+            "coverage": (answered / len(order))[ends],
+            "selective_risk": (np.cumsum(wrong[order]) / answered)[ends],
+            "sureness": sureness[order][ends],
+        }
+    )
 
 
 def _deciding(name: str, outcomes: Outcomes) -> dict[str, Bool[np.ndarray, "V"]]:

@@ -9,7 +9,7 @@ import polars as pl
 from scipy.stats import binomtest
 
 from fvc.config import EvaluateConfig
-from fvc.evidence.intervals import ROUNDING, difference_interval
+from fvc.evidence.intervals import difference_interval
 from fvc.evidence.metrics import Estimate, Outcomes, Resampled, resample
 from fvc.groups import connected
 
@@ -60,9 +60,9 @@ def paired(
     """Every measure of both, and the difference with its interval.
 
     Both are measured on the same resamples of groups, so what makes a video hard for both
-    cancels out. Where no resample differs because both are faultless, or always wrong, nothing
-    is known but each one's own interval, and the difference lies between their ends; a model
-    does not differ from itself, nor from one that ranks and calls as it does.
+    cancels out. Where both are alike in every group, as two faultless ones are, they need not be in
+    others, of which there may be as many as the interval allows for; a model alone does not differ
+    from itself.
 
     Raises:
         ValueError: They are not of the same videos in the same order.
@@ -88,20 +88,13 @@ def _pair(name: str, first: Resampled, second: Resampled, confidence: float) -> 
     elif one.low is None or one.high is None or other.low is None or other.high is None:
         gain = Estimate(value=other.value - one.value, reason=one.reason or other.reason)
     else:
-        value, drawn = other.value - one.value, second.drawn[name] - first.drawn[name]
-        alike = _inside(one.value, other.value) or _equal(first.outcomes, second.outcomes)
-        if np.nanstd(drawn) > ROUNDING or alike:
+        value, low, high = 0.0, 0.0, 0.0
+        if not _equal(first.outcomes, second.outcomes):
+            value, drawn = other.value - one.value, second.drawn[name] - first.drawn[name]
             groups = min(first.num_groups(name), second.num_groups(name))
             low, high = difference_interval(value, drawn, groups, confidence)
-        else:
-            low, high = other.low - one.high, other.high - one.low
         gain = Estimate(value=value, low=low, high=high)
     return Pair(first=one, second=other, gain=gain)
-
-
-def _inside(*values: float) -> bool:
-    """Whether none is at an end of the scale, where resamples cannot differ."""
-    return all(ROUNDING < value < 1 - ROUNDING for value in values)
 
 
 def _equal(first: Outcomes, second: Outcomes) -> bool:

@@ -54,8 +54,10 @@ class Facts:
     """The content of `slices.json`."""
     clips: ClipsConfig
     """What the network is shown of a video."""
+    num_training: int
+    """Videos that this network was trained on; those made from them do not count."""
     num_validation: int
-    """Videos that temperature, threshold and the band were learned from."""
+    """Videos that chose when its training stops, temperature, threshold and the band."""
     fold: int
     confidence: float
     """Coverage of the intervals."""
@@ -117,11 +119,15 @@ it says.
 
 ## Data and protocol
 
-{facts.out_of_fold.num_videos} videos in {facts.out_of_fold.num_groups} groups tested the folds,
-{facts.locked.num_videos} in {facts.locked.num_groups} groups are the locked test. A group
-holds the cascades (a video and its reposts) that share footage; one that is divided between
-training, validation and test is a leak, which the audit looks for. The fold was chosen by its
-score on validation videos, and so were temperature, threshold and band; the locked test chose
+This network was trained on {facts.num_training} videos, and {facts.num_validation} others chose
+when to stop. {facts.out_of_fold.num_videos} videos in {facts.out_of_fold.num_groups} groups are
+tested out of fold, {facts.locked.num_videos} in {facts.locked.num_groups} groups are the locked
+test. How the errors on the test videos of fold {facts.fold} fall the fewer are answered, is in
+`risk_coverage.csv`, beside the weights.
+
+A group holds the cascades (a video and its reposts) that share footage; one that is divided
+between training, validation and test is a leak, which the audit looks for. The fold was chosen by
+its score on validation videos, and so were temperature, threshold and band; the locked test chose
 nothing but who serves.
 
 | | |

@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as reference
 
 from fvc.evidence.measures import equal_mass_bins
-from fvc.evidence.metrics import Estimate, Outcomes
+from fvc.evidence.metrics import Estimate, Outcomes, risk_points
 from fvc.files import replacing
 
 REAL, FAKE, CHANCE, INK = "#0072B2", "#D55E00", "#767676", "#1a1a1a"
@@ -198,31 +198,6 @@ def reliability(outcomes: Outcomes, num_bins: int) -> Figure:
         _legend_below(figure, [axes])
         axes.set_ylim(-0.08, 1.08)
     return figure
-
-
-def risk_points(outcomes: Outcomes) -> pl.DataFrame:
-    """How many videos are answered, and how many of the answers are wrong, as sureness falls.
-
-    A call is as sure as its side is probable. The answers given are those of at least the
-    row's `sureness`; the last row answers every video.
-
-    Source:
-        Coverage and selective risk: Geifman and El-Yaniv, "Selective classification for
-        deep neural networks", NeurIPS 2017, section 2.
-    """
-    wrong = outcomes.is_fake != outcomes.called_fake
-    sureness = np.where(outcomes.called_fake, outcomes.probability, 1 - outcomes.probability)
-    order = np.argsort(-sureness, kind="stable")
-    answered = np.arange(1, len(order) + 1)
-    # Videos of the same sureness are answered together or not at all.
-    ends = np.append(np.diff(sureness[order]) != 0, True)
-    return pl.DataFrame(
-        {
-            "coverage": (answered / len(order))[ends],
-            "selective_risk": (np.cumsum(wrong[order]) / answered)[ends],
-            "sureness": sureness[order][ends],
-        }
-    )
 
 
 def risk_coverage(outcomes: Outcomes) -> Figure:

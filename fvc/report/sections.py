@@ -270,7 +270,8 @@ def _excess(part: Slice) -> str:
     excess = part.excess
     if excess.error is None or excess.corrected is None:
         return excess.reason or ""
-    tested = f"{excess.error:+.3f} (p {excess.corrected:.3f})"
+    # A line may not end after the p.
+    tested = f"{excess.error:+.3f} (p\u00a0{excess.corrected:.3f})"
     return f"worse: {tested}" if excess.worse else tested
 
 

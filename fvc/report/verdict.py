@@ -116,7 +116,7 @@ def statement_of(roc_auc: Estimate, probes: Mapping[str, Probe], num_leaks: int)
         return "The model is worse than guessing."
     if roc_auc.low <= GUESSING:
         return "The model is not shown to beat guessing."
-    if roc_auc.low > score:
+    if beats_probes(roc_auc, probes):
         return "The model beats every probe."
     if roc_auc.value > score:
         return "The model is ahead of the probes, but not shown to beat them."

@@ -12,6 +12,7 @@ import signal
 import sys
 from io import BytesIO
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,9 @@ def main(descriptor: int, settings: str) -> None:
 
 
 def _confine(limits: ServingConfig) -> None:
+    if sys.platform == "linux":
+        # Where memory is short, the kernel ends this process and not the server.
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if sys.platform == "linux":

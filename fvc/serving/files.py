@@ -1,10 +1,12 @@
 """Many files to score: which they are, their answers in order, and never many in memory."""
 
+import errno
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from fvc.errors import FvcError
@@ -78,7 +80,11 @@ def answers_of(
 def _answer(file: Path, answerer: Answerer, wishes: Wishes) -> dict[str, Any]:
     name = shown_name(file)
     try:
-        answerer.decoders.require_size(file.stat().st_size)
+        found = file.stat()
+        # A named pipe would be waited for, and a device read, for ever; a folder says itself why.
+        if not S_ISREG(found.st_mode) and not S_ISDIR(found.st_mode):
+            raise OSError(errno.EINVAL, "it is neither a file nor a folder")
+        answerer.decoders.require_size(found.st_size)
         content = file.read_bytes()
     except VideoError as error:
         return {"file": name, **answerer.refusal(f"{error.reason}: {error.detail}", wishes)}

@@ -1,6 +1,6 @@
 """MLflow's view of the model: a table of videos in, one answer for each row out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from fvc.serving.settings import Settings
 
 VERSION_FILE = "registered_model_meta"
 """What MLflow writes into the folder of a registered version when it fetches it."""
+
+BYTES = (bytes, bytearray, memoryview)
 
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -46,7 +48,7 @@ SIGNATURE = ModelSignature(
                 "clips",
             ),
             ColSpec(DataType.string, "model_version", required=False),
-            ColSpec(DataType.string, "video_sha256"),
+            ColSpec(DataType.string, "video_sha256", required=False),
             ColSpec(DataType.string, "overlay_png", required=False),
             ColSpec(DataType.string, "error", required=False),
         ]
@@ -89,13 +91,26 @@ class VideoVerdict(PythonModel):
             wishes = Wishes(**(params or {}))
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        answers = self.answerer.answers([bytes(row) for row in model_input["video"]], wishes)
+        answers = self._answers(list(model_input["video"]), wishes)
         if "name" in model_input:
             names = [None if pd.isna(name) else str(name) for name in model_input["name"]]
             answers = [
                 {"name": name, **answer} for name, answer in zip(names, answers, strict=True)
             ]
         return answers
+
+    def _answers(self, rows: Sequence[object], wishes: Wishes) -> list[dict[str, Any]]:
+        """An answer for each row, also for those that hold no bytes: MLflow lets them through."""
+        videos = [bytes(row) for row in rows if isinstance(row, BYTES)]
+        scored = iter(self.answerer.answers(videos, wishes))
+        return [
+            next(scored)
+            if isinstance(row, BYTES)
+            else self.answerer.refusal(
+                f"not_bytes: {type(row).__name__}, not the bytes of a file", wishes
+            )
+            for row in rows
+        ]
 
 
 def version_in(model: Path) -> str | None:

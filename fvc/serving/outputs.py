@@ -1,13 +1,14 @@
 """Where answers go: a terminal, or a file that a stopped run goes on with; and back from there."""
 
 import csv
+import fcntl
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 from tqdm import tqdm
@@ -42,6 +43,19 @@ READABLE = (".json", ".jsonl", ".csv", ".parquet")
 """How the name of a file of answers ends."""
 
 
+def make_folder(out: Path) -> None:
+    """Make the folder that a file is to be written to.
+
+    Raises:
+        FvcError: Something else has its name, or that of one above it.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        cause = f"its folder cannot be made ({error.strerror}: {error.filename})"
+        raise FvcError(out, cause, "Name another --out") from error
+
+
 class Journal:
     """The answers so far, a line of JSON each, beside the file that they will make.
 
@@ -50,30 +64,56 @@ class Journal:
         asked: What was asked for (model, wishes): answers of another request do not mix.
 
     Raises:
-        FvcError: It was begun for something else.
+        FvcError: It was begun for something else, or another process writes it.
     """
 
     def __init__(self, out: Path, asked: Mapping[str, Any]) -> None:
         self._out = out
         self.path = out.with_name(f"{out.name}.partial")
         head = json.dumps(asked, sort_keys=True)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists() or not self.path.stat().st_size:
             self.path.write_text(f"{head}\n", encoding="utf-8")
-        with self.path.open("r+b") as file:
-            if file.readline().decode(errors="replace") != f"{head}\n":
-                remedy = "Delete it, or name another --out"
-                raise FvcError(self.path, "was begun with another model or other flags", remedy)
-            # A line that a stop has cut is answered again.
-            whole = file.tell()
-            while (line := file.readline()).endswith(b"\n"):
-                whole += len(line)
-            file.truncate(whole)
+        # Open until the end, for the lock on it.
+        self._held = self.path.open("r+b")
+        try:
+            self._take_up(self._held, f"{head}\n")
+        except FvcError:
+            self.close()
+            raise
+
+    def _take_up(self, file: BinaryIO, head: str) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            remedy = "Wait for it to end, or name another --out"
+            raise FvcError(self.path, "is being written by another process", remedy) from error
+        if file.readline().decode(errors="replace") != head:
+            remedy = "Delete it, or name another --out"
+            raise FvcError(self.path, "was begun with another model or other flags", remedy)
+        # A line that a stop has cut is answered again.
+        whole = file.tell()
+        while (line := file.readline()).endswith(b"\n"):
+            whole += len(line)
+        file.truncate(whole)
+
+    def close(self) -> None:
+        """Let another process go on with it."""
+        self._held.close()
 
     def answers(self) -> Iterator[Answer]:
-        """All that is there, in order."""
+        """All that is there, in order.
+
+        Raises:
+            FvcError: A line of it is damaged.
+        """
         with self.path.open(encoding="utf-8") as lines:
-            yield from map(json.loads, islice(lines, 1, None))
+            try:
+                yield from map(json.loads, islice(lines, 1, None))
+            except ValueError as error:
+                cause = f"holds a line that is no answer ({error})"
+                raise FvcError(
+                    self.path, cause, "Delete it, or that line and those after"
+                ) from error
 
     def left(self, files: Iterable[Path]) -> Iterator[Path]:
         """The files without an answer yet.

@@ -5,6 +5,7 @@ in one convolution do, above all beside processes that decode: so a lone request
 and of several each has a part. A GPU takes many clips at once instead.
 """
 
+import atexit
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from heapq import heappop, heappush
 from queue import SimpleQueue
 from threading import Lock, Semaphore, Thread
 from typing import Any, TypeVar
-from weakref import finalize
+from weakref import finalize, ref
 
 import torch
 from jaxtyping import Float, UInt8
@@ -164,6 +165,11 @@ class Scorer:
         for thread in self._threads:
             thread.start()
         self._end = finalize(self, self._waiting.end)
+        # A thread of torch that is still there when Python is gone takes the process with it
+        # (std::terminate): at its end they are waited for, which a garbage collection must not.
+        self._end.atexit = False
+        self._at_exit = partial(_close, ref(self))
+        atexit.register(self._at_exit)
 
     def logits(self, pixels: UInt8[Tensor, "N T C H W"]) -> Float[Tensor, "N"]:
         """Score the clips of one video, maybe together with those of others.
@@ -203,9 +209,15 @@ class Scorer:
 
     def close(self) -> None:
         """Finish what was asked for, and end the threads."""
+        atexit.unregister(self._at_exit)
         self._end()
         for thread in self._threads:
             thread.join()
+
+
+def _close(scorer: "ref[Scorer]") -> None:
+    if (still_there := scorer()) is not None:
+        still_there.close()
 
 
 def _run(network: ClipClassifier, waiting: _Waiting, crew: _Crew, thread: int) -> None:

@@ -12,6 +12,7 @@ from fvc.config import IndexConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.evidence.examples import explain_examples, numbers_of
 from fvc.evidence.fold_outputs import Fold, final_results, read_fold, read_history
+from fvc.evidence.metrics import risk_points
 from fvc.evidence.pixel_probes import read_pixel_facts
 from fvc.evidence.rescoring import Subject, rescore
 from fvc.evidence.robustness import choose_videos, tracked, weigh_robustness
@@ -232,7 +233,13 @@ def write_numbers(
     OUT_OF_FOLD.write(folder / "out_of_fold.csv", out_of_fold(trained, evidence))
     write_csv(folder / "roc.csv", plots.roc_points(evidence.pooled))
     write_csv(folder / "pr.csv", plots.pr_points(evidence.pooled))
-    write_csv(folder / "risk_coverage.csv", plots.risk_points(evidence.pooled))
+    write_csv(folder / "risk_coverage.csv", risk_points(evidence.pooled))
+    # A network withholds verdicts by its own probabilities: these are what is kept with it.
+    by_fold = [
+        risk_points(found).select(pl.lit(fold).alias("fold"), pl.all())
+        for fold, found in evidence.tested.items()
+    ]
+    write_csv(folder / "risk_coverage_by_fold.csv", pl.concat(by_fold))
 
 
 def write_csv(target: Path, points: pl.DataFrame) -> None:

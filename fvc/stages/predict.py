@@ -3,7 +3,7 @@
 import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from fvc.errors import FvcError
 from fvc.serving.answering import Wishes
 from fvc.serving.files import answers_of, video_files
-from fvc.serving.outputs import FORMATS, Answer, Journal, show_lines, show_table
+from fvc.serving.outputs import FORMATS, Answer, Journal, make_folder, show_lines, show_table
 from fvc.serving.packaging import load_answerer
 from fvc.tracking.store import connect
 
@@ -68,6 +68,10 @@ def run(
     """
     if out is not None and out.suffix not in FORMATS:
         raise FvcError(out, "has no known format", f"End its name in {' or '.join(FORMATS)}")
+    if out is not None and out.is_dir():
+        raise FvcError(out, "is a folder", "Name a file for --out")
+    if out is not None:
+        make_folder(out)
     # Before the model, which takes seconds: a name that is mistyped.
     total = sum(1 for _ in video_files(paths)) if paths else None
     if total == 0:
@@ -75,20 +79,28 @@ def run(
     connect()
     answerer = load_answerer(model)
     try:
-        files = video_files(paths) if paths else (Path(line.rstrip("\n")) for line in sys.stdin)
+        files = video_files(paths) if paths else listed(sys.stdin)
         if out is None:
             # Whatever ends it: who closes the answerer first would wait for it for ever.
             with closing(answers_of(files, answerer, wishes)) as answers:
                 shown = show_table(answers) if table else show_lines(answers)
                 tally = _followed(shown, total, hidden=total == 1)
         else:
-            journal = Journal(out, {"model": answerer.version, "wishes": asdict(wishes)})
-            with closing(answers_of(journal.left(files), answerer, wishes)) as answers:
+            asked = {"model": answerer.version, "wishes": asdict(wishes)}
+            with (
+                closing(Journal(out, asked)) as journal,
+                closing(answers_of(journal.left(files), answerer, wishes)) as answers,
+            ):
                 tally = _followed(chain(journal.answers(), journal.add(answers)), total)
-            journal.finish()
+                journal.finish()
     finally:
         answerer.close()
     sys.stderr.write(f"predict: {tally}\n")
+
+
+def listed(lines: Iterable[str]) -> Iterator[Path]:
+    """The files of a list, a path a line; empty lines are none."""
+    return (Path(name) for line in lines if (name := line.rstrip("\n")))
 
 
 def _followed(answers: Iterable[Answer], total: int | None, *, hidden: bool = False) -> Tally:

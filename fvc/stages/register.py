@@ -27,7 +27,7 @@ from fvc.files import read_json, sha256_of, sha256_of_file, write_json
 from fvc.fold_videos import LABELS
 from fvc.networks import WEIGHTS, load_network, read_description
 from fvc.protocol import folds_sha256
-from fvc.records import FOLDS, INDEX, PREDICTIONS
+from fvc.records import FOLDS, INDEX, PREDICTIONS, part_in
 from fvc.report.model_card import Facts, Measured, model_card
 from fvc.seeding import generator_for
 from fvc.serving.packaging import log_model
@@ -38,6 +38,9 @@ from fvc.validation import validation_series
 
 WEIGHED = "fvc.weighed"
 """Tag of a version whose aliases have moved: what it was weighed with. There, a decision stands."""
+
+RISK_COVERAGE = "risk_coverage.csv"
+"""The file of a version with how its errors on its fold's test fall the less it answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,12 +75,14 @@ class Case:
 
     candidate: Candidate
     places: locked.Places
+    num_training: int
+    """Videos that it was trained on."""
     metrics: Mapping[str, Any]
     """What evaluate found."""
     slices: Sequence[Mapping[str, Any]]
     """Where it found what."""
-    risk_coverage: Path
-    """How its errors fall the more verdicts are withheld; kept with the version."""
+    risk_coverage: pl.DataFrame
+    """How errors fall the less is answered, by `fold`; its own is kept with the version."""
     identity: tracking.Identity
 
     def outcomes(self, logits: Float[np.ndarray, "V"], calibration: Calibration) -> Outcomes:
@@ -151,13 +156,14 @@ def log_candidate(case: Case, scored: pl.DataFrame, run_id: str) -> str:
         limits=candidate.limits,
     )
     with TemporaryDirectory() as scratch:
-        target = Path(scratch) / locked.LOCKED
+        target, curve = Path(scratch) / locked.LOCKED, Path(scratch) / RISK_COVERAGE
         scored.write_parquet(target)
+        case.risk_coverage.filter(fold=candidate.fold).drop("fold").write_csv(curve)
         return log_model(
             registry.NAME,
             candidate.folder,
             settings,
-            [target, case.risk_coverage],
+            [target, curve],
             run_id=run_id,
             tags={registry.CANDIDATE: candidate.key},
         )
@@ -203,9 +209,10 @@ def run(
             videos=videos,
             paths=dict(known.select("video_id", "path").rows()),
         ),
+        num_training=table.filter(part_in(candidate.fold) == "train").height,
         metrics=read_json(evaluation / "metrics.json", "evaluate"),
         slices=read_json(evaluation / "slices.json", "evaluate"),
-        risk_coverage=evaluation / "risk_coverage.csv",
+        risk_coverage=pl.read_csv(evaluation / "risk_coverage_by_fold.csv"),
         identity=tracking.Identity(
             params=params,
             data_sha256=read_json(clips_summary, "clips")["data_sha256"],
@@ -281,7 +288,9 @@ def settle(
     """Decide whether the version may serve, and move the aliases; give the decision again if made.
 
     A decision stands as long as evaluation finds the same of the version and
-    some champion is in service: what a rollback undid is not done again.
+    some champion is in service: what a rollback undid is not done again. Another
+    machine with the same store may promote while the two are compared; then the
+    new champion is the one to be met.
 
     Returns:
         The decision, and how often the locked test had been read when it was made.
@@ -293,13 +302,18 @@ def settle(
     if champion is not None and decided and version.tags.get(WEIGHED) == evidence.own_sha256:
         sys.stderr.write("register: weighed before with the same evidence; nothing moves\n")
         return decided, int(version.tags["fvc.locked_readings"])
-    if champion is not None and registry.number_of(champion) == number and decided:
-        decision = stay(decided, evidence)
-    else:
-        opponent = None if champion is None else compare(client, champion, case, scored)
-        decision = decide(replace(evidence, opponent=opponent))
-    readings = registry.count_readings(client, locked.digest_of(case.candidate.videos))
-    describe(client, number, case, decision, measures, readings)
+    while True:
+        if champion is not None and registry.number_of(champion) == number and decided:
+            decision = stay(decided, evidence)
+        else:
+            opponent = None if champion is None else compare(client, champion, case, scored)
+            decision = decide(replace(evidence, opponent=opponent))
+        readings = registry.count_readings(client, locked.digest_of(case.candidate.videos))
+        describe(client, number, case, decision, measures, readings)
+        met, champion = champion, registry.version_of(client, "champion")
+        if registry.same_version(met, champion):
+            break
+        sys.stderr.write("register: the champion was replaced meanwhile; it meets the new one\n")
     aliases = {"challenger": number}
     if decision.promotion != "refused":
         aliases = registry.promotion(number, champion)
@@ -357,6 +371,7 @@ def describe(
         readings=readings,
         slices=case.slices,
         clips=case.places.sees,
+        num_training=case.num_training,
         num_validation=candidate.calibration.num_real + candidate.calibration.num_fake,
         fold=candidate.fold,
         confidence=case.identity.params.evaluate.confidence,

@@ -84,6 +84,7 @@ CODE = (
     "training/schedules.py",
     "training/state.py",
     "training/step.py",
+    "training/tally.py",
     "transfer.py",
     "transforms/__init__.py",
     "transforms/drawing.py",

@@ -269,8 +269,7 @@ def complete_cross_validation(
     base = ui_address(mlflow.get_tracking_uri())
     addresses = {fold.weights_sha256: f"{base}/{routes[fold.fold]}" for fold in outputs}
     with TemporaryDirectory() as scratch:
-        for source, folder in linked_files(evidence, addresses, Path(scratch)):
-            run.log_file(source, folder)
+        run.replace_files(linked_files(evidence, addresses, Path(scratch)))
     if parent != os.environ.get(PARENT_VARIABLE):
         client.set_terminated(parent)
 

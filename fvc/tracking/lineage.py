@@ -102,7 +102,7 @@ def named_version(client: MlflowClient, uri: str) -> ModelVersion:
 
 
 def lineage_of_fold(client: MlflowClient, cross_validation: str, fold: int) -> Lineage:
-    """Walk from one fold of a cross-validation, whose network need not be registered.
+    """Walk from one fold of a cross-validation; its network may be registered, or not.
 
     Raises:
         FvcError: The store has no finished run of that fold.
@@ -112,7 +112,9 @@ def lineage_of_fold(client: MlflowClient, cross_validation: str, fold: int) -> L
     if not finished:
         cause = f"has no finished run of fold {fold}"
         raise FvcError(cross_validation, cause, "Run 'dvc repro -f -s evaluate'")
-    return _lineage(finished[0])
+    version = registry.version_of_run(client, finished[0].info.run_id)
+    model = "" if version is None else f"models:/{version.name}/{registry.number_of(version)}"
+    return _lineage(finished[0], model, version)
 
 
 def _run(client: MlflowClient, run_id: str | None, model: str) -> Run:

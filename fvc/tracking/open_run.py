@@ -1,12 +1,14 @@
 """A run of MLflow that is being written to, by attempts that may be stopped at any moment."""
 
+import json
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow.entities import Metric, Param
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from fvc.config import AS_WRITTEN
@@ -16,6 +18,9 @@ MOST_METRICS = 1000
 
 MOST_PARAMS = 100
 """In one request; MLflow takes no more."""
+
+REPLACED = "fvc.evidence_files"
+"""Tag of a run: the files that the next evaluation replaces."""
 
 
 class OpenRun:
@@ -84,6 +89,21 @@ class OpenRun:
             link = Path(scratch) / (name or source.name)
             link.symlink_to(source.resolve())
             self.client.log_artifact(self.run_id, str(link), folder)
+
+    def replace_files(self, files: Iterable[tuple[Path, str | None]]) -> None:
+        """Store files, each in its folder; what an earlier call stored and this one lacks goes."""
+        new = {
+            str(PurePosixPath(folder or "", file.name)): (file, folder) for file, folder in files
+        }
+        old = json.loads(self.tags().get(REPLACED, "[]"))
+        # Stopped in between, the next attempt still knows what is there.
+        self.set_tags({REPLACED: json.dumps(sorted({*old, *new}))})
+        for file, folder in new.values():
+            self.log_file(file, folder)
+        store = get_artifact_repository(self.client.get_run(self.run_id).info.artifact_uri)
+        for name in sorted({*old} - new.keys()):
+            store.delete_artifacts(name)  # type: ignore[no-untyped-call]
+        self.set_tags({REPLACED: json.dumps(sorted(new))})
 
     def tags(self) -> dict[str, str]:
         """All tags of the run, as they are now."""

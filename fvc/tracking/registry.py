@@ -67,6 +67,13 @@ def number_of(version: ModelVersion) -> str:
     return str(version.version)
 
 
+def same_version(one: ModelVersion | None, other: ModelVersion | None) -> bool:
+    """Whether they have the same number, or neither is there."""
+    if one is None or other is None:
+        return one is other
+    return number_of(one) == number_of(other)
+
+
 def find_version(client: MlflowClient, candidate: str) -> ModelVersion | None:
     """The version that an earlier registration of the same candidate made, the first of several.
 
@@ -76,6 +83,18 @@ def find_version(client: MlflowClient, candidate: str) -> ModelVersion | None:
     clause = f"name = '{NAME}' and tags.`{CANDIDATE}` = '{candidate}'"
     found = [version for version in _search(client, clause) if version.status == "READY"]
     return min(found, key=lambda version: int(version.version), default=None)
+
+
+def version_of_run(client: MlflowClient, run_id: str) -> ModelVersion | None:
+    """The newest version that the network of a run became; None where it was not registered."""
+    found = [
+        version
+        for version in _search(client, f"run_id = '{run_id}'")
+        if version.name == NAME and version.status == "READY" and CANDIDATE in version.tags
+    ]
+    newest = max(found, key=lambda version: int(version.version), default=None)
+    # A search gives no aliases.
+    return newest and client.get_model_version(NAME, str(newest.version))
 
 
 def mark_read(client: MlflowClient, locked_test: str, weights_sha256: str) -> None:

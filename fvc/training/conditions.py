@@ -1,4 +1,4 @@
-"""What may go wrong in a training, by name: told from the series of its epochs alone."""
+"""What may go wrong in a training, by name: told from its series alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,9 +59,12 @@ class Condition:
     """The first at which it held, counted from 0."""
     text: str
     remedy: str
+    step: int | None = None
+    """Optimizer steps of that epoch after which it showed; None: at its end."""
 
     def __str__(self) -> str:
-        return f"epoch {self.epoch + 1}: {self.text}. {self.remedy}."
+        within = "" if self.step is None else f", step {self.step}"
+        return f"epoch {self.epoch + 1}{within}: {self.text}. {self.remedy}."
 
 
 def conditions_of(history: Sequence[EpochRow]) -> list[Condition]:
@@ -78,6 +81,23 @@ def conditions_of(history: Sequence[EpochRow]) -> list[Condition]:
             if text is not None:
                 found[name] = Condition(name=name, epoch=epoch, text=text, remedy=remedy)
     return list(found.values())
+
+
+def conditions_within(rows: Sequence[EpochRow], step: int) -> list[Condition]:
+    """The conditions that hold in the midst of an epoch, of those that can be told there.
+
+    Args:
+        rows: All whole epochs, then stretches of steps of the one under way,
+            the last of which is judged; their `epoch` is that one's.
+        step: Optimizer steps of it at the end of that stretch.
+    """
+    epoch, found = int(rows[-1]["epoch"]), []
+    for name in TOLD_WITHIN:
+        check, remedy = CHECKS[name]
+        text = check(rows)
+        if text is not None:
+            found.append(Condition(name=name, epoch=epoch, text=text, remedy=remedy, step=step))
+    return found
 
 
 def diverged(error: Diverged, epoch: int) -> Condition:
@@ -212,3 +232,6 @@ CHECKS: dict[str, tuple[Check, str]] = {
     ),
 }
 """By name: what is looked for, and what helps."""
+
+TOLD_WITHIN = ("collapsed_logits", "dead_gradients", "exploding_loss", "loss_by_hand")
+"""What a few hundred clips can show; the others need a validation, or several epochs."""

@@ -8,10 +8,11 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from fvc.training.diagnostics import Tally, gradient_norms, require_finite
+from fvc.training.diagnostics import gradient_norms, require_finite
 from fvc.training.schedules import rate_factor
 from fvc.training.state import Training
 from fvc.training.step import Batches, Outcome, accumulate
+from fvc.training.tally import Tally
 
 Item = TypeVar("Item")
 
@@ -38,10 +39,12 @@ class StepDone(NamedTuple):
     """Those that the epoch has."""
     loss: Float[Tensor, ""]
     """Of this step's clips on this rank, on the device: reading it waits for the step."""
+    shown: dict[str, float]
+    """After each `CHECKED_STEPS` steps what these showed, on all ranks; else nothing."""
 
 
 CHECKED_STEPS = 32
-"""The loss is looked at so often; looking waits for the device."""
+"""What steps show is looked at so often; looking waits for the device."""
 
 
 def accumulation_steps(batch_size: int) -> int:
@@ -97,25 +100,36 @@ def train_epoch(
             training.step(norm, rate_factor(training.config, number, steps))
         tally.add_batch(*outcome)
         tally.add_step(norms, norm)
-        loss = _checked_loss(training, outcome, epoch, step)
+        shown = {} if step % CHECKED_STEPS else _shown_lately(training, tally, epoch)
         if after_step is not None:
-            after_step(StepDone(epoch, step + 1, steps, loss))
+            after_step(StepDone(epoch, step + 1, steps, _mean_loss(outcome), shown))
+    return _finite_series(training, tally, epoch) | _settings(training, accumulated)
+
+
+def _mean_loss(outcome: Outcome) -> Float[Tensor, ""]:
+    # Of a small batch a rank may have no clip, and the mean of none is no number.
+    return outcome.losses.sum() / max(len(outcome.losses), 1)
+
+
+def _shown_lately(training: Training, tally: Tally, epoch: int) -> dict[str, float]:
+    """The series of the steps since the last look, which have to be finite.
+
+    Nothing where they are few, at the beginning of an epoch and after a stop:
+    they are too noisy to be judged.
+    """
+    lately = tally.stretch()
+    series = _finite_series(training, lately, epoch)
+    return series if lately.num_steps == CHECKED_STEPS else {}
+
+
+def _finite_series(training: Training, tally: Tally, epoch: int) -> dict[str, float]:
+    # Of all ranks, so that they end alike: the one that reports has to know.
     whole = Tally.gathered(training.world.gather(tally.state_dict()))
     series = whole.series(
         by_hand=training.loss.by_hand, skips_overflow=training.scaler.is_enabled()
     )
     require_finite(series, epoch)
-    return series | _settings(training, accumulated)
-
-
-def _checked_loss(training: Training, outcome: Outcome, epoch: int, step: int) -> Float[Tensor, ""]:
-    """The mean loss of this rank's clips, which every so often has to be a number on all ranks."""
-    # Of a small batch a rank may have no clip, and the mean of none is no number.
-    loss = outcome.losses.sum() / max(len(outcome.losses), 1)
-    if step % CHECKED_STEPS == 0:
-        # All ranks end alike: the one that reports has to know.
-        require_finite({"train/loss": sum(training.world.gather(loss.item()))}, epoch)
-    return loss
+    return series
 
 
 def _settings(training: Training, accumulated: int) -> dict[str, float]:

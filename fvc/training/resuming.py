@@ -21,8 +21,9 @@ from fvc.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from fvc.training.diagnostics import EpochRow, Tally, require_finite
+from fvc.training.diagnostics import EpochRow, require_finite
 from fvc.training.state import Training
+from fvc.training.tally import Tally
 
 logger = logging.getLogger(__name__)
 

@@ -122,17 +122,19 @@ class Training:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Put back what a forward and backward pass changed, should the block fail."""
+        """Put back what a forward and backward pass changed, should the block fail.
+
+        A loss scaler changes after it, and its state is not read here: on a GPU that would wait,
+        in each step, for all that the device still has to do.
+        """
         buffers = list(self.network.buffers())
         saved = [buffer.clone() for buffer in buffers]
-        scaler = self.scaler.state_dict()
         try:
             yield
         except BaseException:
             self.optimizer.zero_grad()
             for buffer, value in zip(buffers, saved, strict=True):
                 buffer.copy_(value)
-            self.scaler = self._scaler_of(scaler)
             raise
 
     def unscale(self) -> None:
@@ -197,15 +199,13 @@ class Training:
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        # Else there would be two of it for a moment, and memory may be what is short.
+        self.optimizer.state.clear()
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler = self._scaler_of(state["scaler"])
+        # Made anew: the one in use may remember gradients that it has unscaled.
+        self.scaler = self.precision.scaler()
+        self.scaler.load_state_dict(state["scaler"])
         self.micro_batch = state["micro_batch"]
-
-    def _scaler_of(self, state: dict[str, Any]) -> torch.amp.GradScaler:
-        """Made anew: the one in use may remember gradients that it has unscaled."""
-        scaler = self.precision.scaler()
-        scaler.load_state_dict(state)
-        return scaler
 
     def _allocate_optimizer_state(self) -> None:
         """Give the optimizer its memory before the first step, which then cannot fail halfway.

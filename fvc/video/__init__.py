@@ -345,15 +345,17 @@ def _stream(
                 still_open.close()
                 container, stream = still_open.enter_context(decoding.opened(source))
             try:
-                planned = decoding.take_planned(container, stream, packets, numbers, begin())
+                planned = decoding.take_planned(
+                    container, stream, packets, numbers, begin(), limits
+                )
                 return use(times, numbers, planned), None
             except PlanFailedError as failure:
                 excuse = str(failure)
-    times = decoding.frame_timeline(source, clock)
+    times = decoding.frame_timeline(source, clock, limits)
     if limits is not None:
         limits.require_timeline(times)
     numbers = choose(times, None)
-    frames = decoding.take_in_sequence(source, numbers, begin())
+    frames = decoding.take_in_sequence(source, numbers, begin(), limits)
     return use(times, numbers, _complete(frames, numbers)), excuse
 
 

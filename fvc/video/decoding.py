@@ -100,11 +100,13 @@ def packet_timeline(packets: Packets, clock: Clock) -> Timeline:
     return _timeline(packets.pts[shown], int(packets.durations[shown[-1]]), clock)
 
 
-def frame_timeline(source: Path | BufferedIOBase, clock: Clock) -> Timeline:
+def frame_timeline(
+    source: Path | BufferedIOBase, clock: Clock, limits: Limits | None = None
+) -> Timeline:
     """When each frame is shown, learned by decoding them all."""
     pts, duration = array("q"), 0
     with opened(source) as (container, stream):
-        for frame in decode(container, stream):
+        for frame in decode(container, stream, limits):
             pts.append(_time(frame.pts))
             duration = frame.duration or 0
     if not pts:
@@ -118,6 +120,7 @@ def take_planned(
     packets: Packets,
     numbers: Sequence[int],
     convert: Convert,
+    limits: Limits | None = None,
 ) -> Iterator[tuple[int, Image]]:
     """Convert frames by their numbers, as they come, decoding no more than they need.
 
@@ -127,15 +130,19 @@ def take_planned(
         packets: All packets, such that `distrust` gives None.
         numbers: Frames in the order of appearance, from 0.
         convert: Makes an array of a frame.
+        limits: Of its frames.
 
     Raises:
         PlanFailedError: What came out is not certain to be these frames.
+        VideoError: A frame is beyond the limits.
     """
     targets = by_appearance(packets)[numbers]
     number_at = dict(zip(packets.pts[targets].tolist(), numbers, strict=True))
     runs = packets_to_send(packets, targets.tolist())
     starts = {int(packets.pts[run.start]) for run in runs}
     for frame in _decode_runs(container, stream, packets, runs, {*targets.tolist()}):
+        if limits is not None:
+            limits.require_frame(frame)
         # From a frame wrongly listed as a key frame, some decoders go on in grey.
         if frame.pts in starts and not frame.key_frame:
             raise PlanFailedError("a frame listed as key frame is none")
@@ -150,12 +157,15 @@ def take_planned(
 
 
 def take_in_sequence(
-    source: Path | BufferedIOBase, numbers: Sequence[int], convert: Convert
+    source: Path | BufferedIOBase,
+    numbers: Sequence[int],
+    convert: Convert,
+    limits: Limits | None = None,
 ) -> Iterator[tuple[int, Image]]:
     """Convert frames by their numbers, as they come, decoding all up to the last of them."""
     wanted = set(numbers)
     with opened(source) as (container, stream):
-        for number, frame in enumerate(decode(container, stream)):
+        for number, frame in enumerate(decode(container, stream, limits)):
             if number in wanted:
                 wanted.remove(number)
                 yield number, convert(frame, stream)
@@ -163,8 +173,14 @@ def take_in_sequence(
                 break
 
 
-def decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Every frame that comes out, in order, past packets that the decoder refuses."""
+def decode(
+    container: InputContainer, stream: VideoStream, limits: Limits | None = None
+) -> Iterator[VideoFrame]:
+    """Every frame that comes out, in order, past packets that the decoder refuses.
+
+    Raises:
+        VideoError: A frame is beyond the limits.
+    """
     for packet in chain(_packets(container, stream), [None]):
         try:
             frames = stream.codec_context.decode(packet)
@@ -172,7 +188,10 @@ def decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFram
             raise
         except av.error.FFmpegError:
             continue
-        yield from frames
+        for frame in frames:
+            if limits is not None:
+                limits.require_frame(frame)
+            yield frame
 
 
 @contextmanager

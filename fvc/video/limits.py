@@ -1,8 +1,9 @@
-"""What one video may be, found out before any of it is decoded."""
+"""What one video may be, found out before any of it is decoded, unless it lies."""
 
 from dataclasses import dataclass
 
 from av.container import InputContainer
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from fvc.video.errors import VideoError
@@ -26,11 +27,16 @@ class Limits:
         Raises:
             VideoError: It is longer, or its frames are larger.
         """
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > self.max_pixels:
-            detail = f"frames of {width} x {height}, above {self.max_pixels / 1e6:g} megapixels"
-            raise VideoError("too_large", detail)
+        self._require_size(stream.codec_context.width, stream.codec_context.height)
         self._require_duration((container.duration or 0) / MICROSECONDS)
+
+    def require_frame(self, frame: VideoFrame) -> None:
+        """Look at a frame that was decoded: the size may change in the middle of a video.
+
+        Raises:
+            VideoError: It is larger.
+        """
+        self._require_size(frame.width, frame.height)
 
     def require_timeline(self, times: Timeline) -> None:
         """Look at what its packets say, or, where these cannot be believed, its frames.
@@ -39,6 +45,11 @@ class Limits:
             VideoError: It is longer.
         """
         self._require_duration(float(times.duration_s))
+
+    def _require_size(self, width: int, height: int) -> None:
+        if width * height > self.max_pixels:
+            detail = f"frames of {width} x {height}, above {self.max_pixels / 1e6:g} megapixels"
+            raise VideoError("too_large", detail)
 
     def _require_duration(self, seconds: float) -> None:
         if seconds > self.max_duration_s:
