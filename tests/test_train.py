@@ -221,7 +221,7 @@ def test_a_training_that_diverges_keeps_its_checkpoint_and_says_so(
 def test_collapsed_logits_are_told_before_the_first_epoch_ends(
     corpus: Corpus, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(networks.FEATURES, "r3d_18", lambda _: Collapsed(3, 512, 3, padding=1))
+    monkeypatch.setattr(networks, "build_features", lambda *_: Collapsed(3, 512, 3, padding=1))
     monkeypatch.setattr("fvc.training.epoch.CHECKED_STEPS", 1)
     corpus.params = replace(corpus.params, train=replace(corpus.params.train, batch_size=4))
     with monkeypatch.context() as patch:
