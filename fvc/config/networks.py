@@ -40,5 +40,18 @@ def _from(least: int, multiple: int) -> str:
 ANY = Takes(frames_from=1, frames_multiple=1, side_px_from=16, side_px_multiple=1, native=True)
 """Convolutions that pad: a clip of any size."""
 
-TAKES: Mapping[str, Takes] = {"r3d_18": ANY}
+PATCHES = Takes(
+    frames_from=1, frames_multiple=1, side_px_from=16, side_px_multiple=16, native=False
+)
+"""Patches of 16 x 16 pixels, which fill a frame."""
+TUBES = Takes(frames_from=2, frames_multiple=2, side_px_from=16, side_px_multiple=16, native=False)
+"""The same over two frames each."""
+
+TAKES: Mapping[str, Takes] = {
+    "r3d_18": ANY,
+    "timesformer": PATCHES,
+    "videomae_b": TUBES,
+    "videomae_s": TUBES,
+    "vivit_b": TUBES,
+}
 """By `model.network`."""

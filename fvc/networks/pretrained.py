@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
+from fvc.config import ClipsConfig
 from fvc.errors import FvcError
 
 PUBLISHED = "published"
@@ -38,7 +39,7 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], pretrained
 
 def torchvision_weights(
     published: WeightsEnum, adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-) -> Callable[[str], Mapping[str, Tensor]]:
+) -> Callable[[str, ClipsConfig], Mapping[str, Tensor]]:
     """What fetches the weights of a network of torchvision.
 
     Args:
@@ -49,7 +50,9 @@ def torchvision_weights(
         As `Architecture.weights` wants it.
     """
 
-    def weights(pretrained: str) -> Mapping[str, Tensor]:
+    def weights(pretrained: str, clips: ClipsConfig) -> Mapping[str, Tensor]:
+        # Convolutions are the same for all of them.
+        del clips
         if pretrained == PUBLISHED:
             return adapt(_published_weights(published))
         return adapt(read_weights(Path(pretrained)))
