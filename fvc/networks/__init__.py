@@ -201,7 +201,9 @@ def load_network(folder: Path) -> ClipClassifier:
         network = build_network(replace(model, pretrained="none"), clips)
     source = folder / WEIGHTS
     try:
-        network.load_state_dict(load_file(source), assign=True)
+        # Copies: where a file's numbers lie in memory decides how some products are rounded.
+        weights = {name: value.clone() for name, value in load_file(source).items()}
+        network.load_state_dict(weights, assign=True)
     except FileNotFoundError:
         raise FvcError(source, "is missing", "Run 'dvc repro train'") from None
     # RuntimeError: names or shapes are not those of the network.

@@ -1,6 +1,7 @@
 """TimeSformer: attention over time, then over space, in every layer."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,10 +28,10 @@ TIMES = "timesformer.embeddings.time_embeddings"
 class TimeSformer(nn.Module):
     """The library's network up to its last norm, with tokens in their places and no class token."""
 
-    def __init__(self, clips: ClipsConfig) -> None:
+    def __init__(self, family: Family, clips: ClipsConfig) -> None:
         super().__init__()
-        self.grid = BASE.grid(clips.num_frames, clips.side_px)
-        self.model: Any = library_model(BASE, clips.num_frames, clips.side_px)
+        self.grid = family.grid(clips.num_frames, clips.side_px)
+        self.model: Any = library_model(family, clips.num_frames, clips.side_px)
 
     def forward(self, clips: Float[Tensor, "N 3 T H W"]) -> Float[Tensor, "N C t h w"]:
         """Features of each patch of each frame."""
@@ -80,11 +81,12 @@ BASE = Family(
     attention="eager",
     resize=_resize,
     hub="facebook/timesformer-base-finetuned-k400",
+    # What others pin, too; the commit may have no model.safetensors.
     revision="8aaf40ea7d3d282dcb0a5dea01a198320d15d6c0",
 )
 
 TIMESFORMER = Architecture(
-    build=TimeSformer,
+    build=partial(TimeSformer, BASE),
     channels=CHANNELS,
     # As its authors train it, and as the preprocessor_config.json of the weights says.
     mean=(0.45, 0.45, 0.45),

@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -98,7 +98,7 @@ def library_model(family: Family, num_frames: int, side_px: int) -> Any:
 
 
 def stages_of_layers(
-    embeddings: nn.Module, layers: Sequence[nn.Module], norm: nn.Module
+    embeddings: nn.Module, layers: nn.ModuleList, norm: nn.Module
 ) -> Mapping[str, nn.Module]:
     """The embeddings, then a few layers each; the last with the norm that follows it."""
     stages = {"embeddings": embeddings}
@@ -149,7 +149,8 @@ def _published(family: Family, library: Any) -> tuple[Any, Mapping[str, Any]]:
     try:
         return _loaded(family, library, family.hub, revision=family.revision)
     except (OSError, SafetensorError) as error:
-        cause = f"cannot be had from {family.hub} at {family.revision} ({_one_line(error).split('. ')[0]})"
+        reason = _one_line(error).split(". ")[0]
+        cause = f"cannot be had from {family.hub} at {family.revision} ({reason})"
         remedy = (
             f"Put model.safetensors and config.json of {family.hub} there by hand, name another "
             "folder of them with 'model.pretrained: <path>', or start from random weights with "

@@ -1,6 +1,7 @@
 """ViViT, its first model: attention among all tokens of a clip, which are tubes in time."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,10 +27,10 @@ POSITIONS = "vivit.embeddings.position_embeddings"
 class ViViT(nn.Module):
     """The library's network up to its last norm, with tokens in their places and no class token."""
 
-    def __init__(self, clips: ClipsConfig) -> None:
+    def __init__(self, family: Family, clips: ClipsConfig) -> None:
         super().__init__()
-        self.grid = BASE.grid(clips.num_frames, clips.side_px)
-        self.model: Any = library_model(BASE, clips.num_frames, clips.side_px)
+        self.grid = family.grid(clips.num_frames, clips.side_px)
+        self.model: Any = library_model(family, clips.num_frames, clips.side_px)
 
     def forward(self, clips: Float[Tensor, "N 3 T H W"]) -> Float[Tensor, "N C t h w"]:
         """Features of each tube."""
@@ -83,11 +84,12 @@ BASE = Family(
     attention="sdpa",
     resize=_resize,
     hub="google/vivit-b-16x2-kinetics400",
+    # Found in a cache of the hub; whether it has a model.safetensors is not known.
     revision="8a7171a57f79b9aaa58bc8d977c002a0ea0f0d42",
 )
 
 VIVIT_B = Architecture(
-    build=ViViT,
+    build=partial(ViViT, BASE),
     channels=CHANNELS,
     # Pixels in [-1, 1], as its authors train it.
     mean=(0.5, 0.5, 0.5),
