@@ -391,6 +391,29 @@ def test_stages_of_published_networks_are_groups_of_layers(name: str) -> None:
     assert set(staged) == {id(each) for each in network.parameters()}
 
 
+@pytest.mark.parametrize(
+    ("name", "clips", "cause"),
+    [
+        ("timesformer", clips_config(1, 8, 72), "side_px 72: it takes 16 and more, in multiples"),
+        ("vivit_b", clips_config(1, 7, 64), "num_frames 7: it takes 2 and more, in multiples of 2"),
+        ("videomae_s", clips_config(1, 8, 64, fit="native"), "fit native"),
+    ],
+)
+def test_clips_that_patches_do_not_fill_are_refused(
+    name: str, clips: ClipsConfig, cause: str
+) -> None:
+    with pytest.raises(FvcError, match=cause):
+        build_network(config(name), clips)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("num_frames", [2, 8])
+def test_the_smallest_clips_are_taken(name: str, num_frames: int) -> None:
+    network = build_network(config(name), clips_config(1, num_frames, 16)).eval()
+    with torch.inference_mode():
+        assert network(normal_clips(num_frames, 16)).isfinite().all()
+
+
 def gradients(network: ClipClassifier, clips: Tensor, *, low: bool) -> dict[str, Tensor]:
     network.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
