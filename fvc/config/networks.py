@@ -50,9 +50,20 @@ SQUARE_WITH_FLOW = Takes(
 SLOWFAST = Takes(frames_from=4, frames_multiple=4, side_px_from=32, side_px_multiple=1, native=True)
 """One frame of four goes through the slow pathway, and sides are halved five times."""
 
+PATCHES = Takes(
+    frames_from=1, frames_multiple=1, side_px_from=16, side_px_multiple=16, native=False
+)
+"""Patches of 16 x 16 pixels, which fill a frame."""
+TUBES = Takes(frames_from=2, frames_multiple=2, side_px_from=16, side_px_multiple=16, native=False)
+"""The same over two frames each."""
+
 TAKES: Mapping[str, Takes] = {
     "r3d_18": ANY,
     "slowfast_r50": SLOWFAST,
+    "timesformer": PATCHES,
     "two_stream": SQUARE_WITH_FLOW,
+    "videomae_b": TUBES,
+    "videomae_s": TUBES,
+    "vivit_b": TUBES,
 }
 """By `model.network`."""

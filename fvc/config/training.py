@@ -18,7 +18,7 @@ class ModelConfig(Section):
     """The backbone, by its name in conf/model/; docs/networks.md has them."""
     pretrained: str
     """`published`: the weights that go with the network, of Kinetics-400 for most; `none`; or the
-    path of a weights file."""
+    path of a weights file, or of a folder that `transformers` saved."""
     head: Literal["inception", "linear"]
     """What follows the backbone: an Inception block, or the last layer alone."""
     head_channels: int

@@ -20,12 +20,19 @@ from fvc.networks.padding import masked_mean, padded_features
 from fvc.networks.pretrained import load_backbone
 from fvc.networks.resnet3d import R3D_18
 from fvc.networks.slowfast import SLOWFAST_R50
+from fvc.networks.timesformer import TIMESFORMER
 from fvc.networks.two_stream import TWO_STREAM
+from fvc.networks.videomae import VIDEOMAE_B, VIDEOMAE_S
+from fvc.networks.vivit import VIVIT_B
 
 ARCHITECTURES: dict[str, Architecture] = {
     "r3d_18": R3D_18,
     "slowfast_r50": SLOWFAST_R50,
+    "timesformer": TIMESFORMER,
     "two_stream": TWO_STREAM,
+    "videomae_b": VIDEOMAE_B,
+    "videomae_s": VIDEOMAE_S,
+    "vivit_b": VIVIT_B,
 }
 """The networks that `model.network` may name."""
 
@@ -161,10 +168,11 @@ def build_features(model: ModelConfig, clips: ClipsConfig) -> nn.Module:
     """
     architecture = ARCHITECTURES[model.network]
     # Fetched first: what cannot be had costs no time.
-    weights = None if model.pretrained == "none" else architecture.weights(model.pretrained)
+    named = model.pretrained
+    weights = None if named == "none" else architecture.weights(named, clips)
     parts = OrderedDict(backbone=architecture.build(clips))
     if weights is not None:
-        load_backbone(parts["backbone"], weights, model.pretrained)
+        load_backbone(parts["backbone"], weights, named)
     if model.head == "inception":
         parts["head"] = InceptionBlock(architecture.channels, model.head_channels)
     return nn.Sequential(parts)

@@ -51,9 +51,10 @@ class Architecture:
     """What the rest is divided by."""
     stages: Stages
     """For gradual unfreezing."""
-    weights: Callable[[str], Mapping[str, Tensor]]
-    """Gives the weights that `model.pretrained` names, but for `none`, by the backbone's own names
-    and without those of a classification layer. Raises FvcError where they cannot be had."""
+    weights: Callable[[str, ClipsConfig], Mapping[str, Tensor]]
+    """Gives the weights that `model.pretrained` names, but for `none`, by the backbone's own names,
+    fitted to such clips and without those of a classification layer. Raises FvcError where they
+    cannot be had."""
     published: Published | None
     """None where nobody has stated anything."""
     added: Added | None = None

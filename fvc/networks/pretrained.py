@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
+from fvc.config import ClipsConfig
 from fvc.errors import FvcError
 
 PUBLISHED = "published"
@@ -43,14 +44,14 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], pretrained
 
 def torchvision_weights(
     published: WeightsEnum, adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-) -> Callable[[str], Mapping[str, Tensor]]:
+) -> Callable[[str, ClipsConfig], Mapping[str, Tensor]]:
     """As `downloaded_weights`, for those that torchvision offers."""
     return downloaded_weights(published.url, adapt)
 
 
 def downloaded_weights(
     url: str, adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-) -> Callable[[str], Mapping[str, Tensor]]:
+) -> Callable[[str, ClipsConfig], Mapping[str, Tensor]]:
     """What fetches the weights of a network that somebody offers as a file.
 
     Args:
@@ -61,7 +62,9 @@ def downloaded_weights(
         As `Architecture.weights` wants it.
     """
 
-    def weights(pretrained: str) -> Mapping[str, Tensor]:
+    def weights(pretrained: str, clips: ClipsConfig) -> Mapping[str, Tensor]:
+        # Convolutions are the same for all of them.
+        del clips
         source = Path(pretrained)
         if pretrained == PUBLISHED:
             source = published_path(url)

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from fvc.encoding import encode
 from fvc.errors import FvcError
-from fvc.networks import DESCRIPTION, WEIGHTS
+from fvc.networks import ARCHITECTURES, DESCRIPTION, WEIGHTS, read_description
 from fvc.serving.answering import Answerer
 from fvc.serving.model import SIGNATURE, VideoVerdict
 from fvc.serving.settings import Settings
@@ -28,7 +28,7 @@ REQUIREMENTS = (
     *("mlflow", "torch", "torchvision", "numpy", "pandas", "av", "jaxtyping", "safetensors"),
     *("scipy", "pyyaml", "pydantic", "psutil", "polars", "matplotlib", "pillow"),
 )
-"""What the served model imports."""
+"""What a served model imports, whatever its network is."""
 
 
 def ask(model: PyFuncModel, video: bytes) -> dict[str, Any]:
@@ -79,9 +79,16 @@ def log_model(
             code_paths=[str(PACKAGE)],
             signature=SIGNATURE,
             input_example=pd.DataFrame({"video": [example_video()]}),
-            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+            pip_requirements=requirements_of(network),
         )
     return str(info.registered_model_version)
+
+
+def requirements_of(network: Path) -> list[str]:
+    """What a model of the network in a folder has to install, each in the version that is here."""
+    model, _ = read_description(network)
+    own = ARCHITECTURES[model.network].requirements
+    return [f"{package}=={version(package)}" for package in (*REQUIREMENTS, *own)]
 
 
 def _begin_model(name: str, run_id: str, tags: Mapping[str, str]) -> str:

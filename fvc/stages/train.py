@@ -67,7 +67,11 @@ CODE = (
     "networks/pretrained.py",
     "networks/resnet3d.py",
     "networks/slowfast.py",
+    "networks/timesformer.py",
+    "networks/transformers_video.py",
     "networks/two_stream.py",
+    "networks/videomae.py",
+    "networks/vivit.py",
     "precision.py",
     "predict.py",
     "recompression.py",
@@ -106,7 +110,6 @@ def binding_of(
         FvcError: Clips are missing or damaged.
     """
     videos = sorted(video_id for part in parts.values() for video_id in part)
-    pretrained = Path(identity.params.model.pretrained)
     versions = training_versions(identity.params, augmented)
     keys = [require_key(clips / f"{name}.pt", "clips") for name in videos]
     if isinstance(versions, Path):
@@ -116,11 +119,19 @@ def binding_of(
             identity.cv_key,
             fold,
             keys,
-            sha256_of_file(pretrained) if pretrained.is_file() else None,
+            _pretrained_sha256(Path(identity.params.model.pretrained)),
             [sha256_of_file(PACKAGE / name) for name in CODE],
             str(torch.__version__),
         ]
     )
+
+
+def _pretrained_sha256(pretrained: Path) -> str | list[tuple[str, str]] | None:
+    """Of the weights' file, or of each file in a folder of them; None where they have a name."""
+    if pretrained.is_dir():
+        files = (each for each in sorted(pretrained.iterdir()) if each.is_file())
+        return [(each.name, sha256_of_file(each)) for each in files]
+    return sha256_of_file(pretrained) if pretrained.is_file() else None
 
 
 def training_versions(params: Params, augmented: Path) -> Path | Augmentation | None:
