@@ -9,13 +9,13 @@ from shelf import ROOT, compose
 
 from fvc.config import (
     AS_WRITTEN,
-    Params,
     as_overrides,
     check_params,
     differences,
     load_params,
 )
 from fvc.errors import FvcError
+
 
 @pytest.fixture
 def content() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from settings import clips_config, model_config, train_config
+from shelf import small_clips
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -50,7 +51,7 @@ def plain_network() -> ClipClassifier:
 def on_meta(head_channels: int, **changes: Any) -> ClipClassifier:
     model = replace(model_config(), head_channels=head_channels, **changes)
     with torch.device("meta"):
-        return build_network(model, CLIPS)
+        return build_network(model, small_clips(model.network))
 
 
 def names(network: ClipClassifier) -> list[str]:

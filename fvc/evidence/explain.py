@@ -156,8 +156,9 @@ def randomised(network: ClipClassifier, seed: int) -> ClipClassifier:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         for layer in copy.modules():
-            if hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
+            draw: Callable[[], None] | None = getattr(layer, "reset_parameters", None)
+            if draw is not None:
+                draw()
                 continue
             for values in layer.parameters(recurse=False):
                 order = torch.randperm(values.numel())

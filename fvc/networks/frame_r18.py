@@ -49,12 +49,12 @@ def _over_frames(module: nn.Module) -> None:
 
 
 def _convolution(layer: nn.Conv2d) -> nn.Conv3d:
+    sizes: list[Any] = [layer.kernel_size, layer.stride, layer.padding]
+    kernel, stride, padding = sizes
     made = nn.Conv3d(
-        layer.in_channels,
-        layer.out_channels,
-        (1, *layer.kernel_size),
-        stride=(1, *layer.stride),
-        padding=(0, *(int(side) for side in layer.padding)),
+        *(layer.in_channels, layer.out_channels, (1, *kernel)),
+        stride=(1, *stride),
+        padding=(0, *padding),
         bias=False,
     )
     made.weight = nn.Parameter(layer.weight.detach().unsqueeze(2))

@@ -1,6 +1,7 @@
 """MViTv2-S, a transformer that pools its tokens as it goes: torchvision's mvit_v2_s."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -58,9 +59,7 @@ def _stages(backbone: nn.Module) -> Mapping[str, nn.Module]:
     assert isinstance(backbone, MultiscaleTransformer)
     blocks = backbone.blocks
     assert isinstance(blocks, nn.ModuleList)
-    first, second, third, fourth = (
-        blocks[start:end] for start, end in zip(POOLING, POOLING[1:], strict=False)
-    )
+    first, second, third, fourth = (blocks[start:end] for start, end in pairwise(POOLING))
     return {
         "stem": nn.ModuleList([backbone.conv_proj, backbone.pos_encoding]),
         "layer1": first,

@@ -21,7 +21,7 @@ WEIGHTS = Swin3D_T_Weights.KINETICS400_V1
 PRESET = WEIGHTS.transforms()
 
 
-class WindowAttention(ShiftedWindowAttention3d):
+class WindowAttention(ShiftedWindowAttention3d):  # type: ignore[misc]
     """torchvision's attention, with right positions where the picture is smaller than a window.
 
     There the window shrinks to the picture. torchvision then takes the first
