@@ -5,26 +5,16 @@ from typing import Any
 
 import pytest
 import yaml
+from shelf import ROOT, compose
 
 from fvc.config import (
     AS_WRITTEN,
-    Params,
     as_overrides,
     check_params,
     differences,
     load_params,
 )
 from fvc.errors import FvcError
-
-ROOT = Path(__file__).parents[1]
-
-
-def compose(target: Path, *overrides: str) -> Params:
-    """What `dvc exp run -S ...` writes to params.yaml, by DVC's own code."""
-    from dvc.utils.hydra import compose_and_dump
-
-    compose_and_dump(target, str(ROOT / "conf"), None, "config", str(target.parent), [*overrides])
-    return load_params(target)
 
 
 @pytest.fixture

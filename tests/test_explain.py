@@ -228,11 +228,18 @@ def test_random_weights_are_new_reproducible_and_nobody_elses() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_layer_that_cannot_forget_is_named() -> None:
+def test_what_no_layer_can_draw_anew_is_put_in_a_random_order() -> None:
     network = two_parts()
-    network.features.register_parameter("scale", nn.Parameter(torch.ones(1)))
-    with pytest.raises(ValueError, match=r"layer features \(Sequential\) cannot draw new weights"):
-        randomised(network, 0)
+    learned = torch.randn(5, 7)
+    network.features.register_parameter("positions", nn.Parameter(learned.clone()))
+    first, again, other = (
+        randomised(network, seed).features.get_parameter("positions") for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert torch.equal(first.flatten().sort().values, learned.flatten().sort().values)
+    for values in (learned, other):
+        assert (first == values).float().mean() < 0.5, "it still knows what was learned"
+    assert torch.equal(network.features.get_parameter("positions"), learned)
 
 
 def test_the_networks_in_use_say_which_layers_explain_them() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from settings import clips_config, model_config, train_config
+from shelf import small_clips
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,11 +50,8 @@ def plain_network() -> ClipClassifier:
 
 def on_meta(head_channels: int, **changes: Any) -> ClipClassifier:
     model = replace(model_config(), head_channels=head_channels, **changes)
-    takes = TAKES[model.network]
-    num_frames = max(CLIPS.num_frames, takes.frames_from)
-    side_px = max(CLIPS.side_px, takes.side_px_from)
     with torch.device("meta"):
-        return build_network(model, replace(CLIPS, num_frames=num_frames, side_px=side_px))
+        return build_network(model, small_clips(model.network))
 
 
 def names(network: ClipClassifier) -> list[str]:

@@ -165,12 +165,12 @@ def test_a_download_has_the_hash_that_its_name_states(
     (tmp_path / "made").rename(offered)
     weights = downloaded_weights(offered.as_uri(), without("fc."))
     if taken:
-        assert weights("published") == {"weight": torch.ones(1)}
+        assert weights("published", CLIPS) == {"weight": torch.ones(1)}
         offered.unlink()
-        assert weights("published") == {"weight": torch.ones(1)}, "it is fetched every time"
+        assert weights("published", CLIPS) == {"weight": torch.ones(1)}, "it is fetched every time"
     else:
         with pytest.raises(FvcError, match="invalid hash value"):
-            weights("published")
+            weights("published", CLIPS)
         assert not list(hub.rglob("*.*")), "what is damaged would be taken the next time"
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from settings import clips_config, model_config
+from settings import model_config
+from shelf import small_clips
 from torch import Tensor, nn
 
 from fvc.networks import ARCHITECTURES, build_network
@@ -35,8 +36,8 @@ def configured_frames() -> list[int]:
 
 def convolutions(name: str, num_frames: int) -> Layers:
     """Every convolution of a network as trained, with the shape that it is given for one clip."""
-    side_px = SIDES_PX.get(num_frames, SMALL_SIDE_PX)
-    clips = clips_config(1, num_frames, side_px)
+    # A network that needs more frames is given them.
+    clips = small_clips(name, frames=num_frames, side_px=SIDES_PX.get(num_frames, SMALL_SIDE_PX))
     model = replace(model_config(), network=name, head_channels=512, dropout=0.0)
     with torch.device("meta"):
         network = build_network(model, clips)
@@ -52,7 +53,7 @@ def convolutions(name: str, num_frames: int) -> Layers:
         for layer_name, layer in network.named_modules():
             if isinstance(layer, nn.Conv3d):
                 layer.register_forward_hook(remember(layer_name))
-        network.features(torch.zeros(1, 3, num_frames, side_px, side_px))
+        network.features(torch.zeros(1, 3, clips.num_frames, clips.side_px, clips.side_px))
     return layers
 
 
@@ -81,14 +82,15 @@ def test_every_layer_has_the_gradient_of_float32(name: str, num_frames: int) -> 
         real = layer.to_empty(device="cpu")
         nn.init.normal_(real.weight, std=0.05)
         errors[layer_name] = gradient_error(real, shape)
-    assert len(errors) >= 20
+    assert errors
     wrong = {layer_name: error for layer_name, error in errors.items() if not error < 0.02}
     assert not wrong, f"bfloat16 trains these layers with wrong gradients: {wrong}"
 
 
+@pytest.mark.parametrize("name", ["r3d_18", "r2plus1d_18"])
 @pytest.mark.parametrize("num_frames", configured_frames())
-def test_the_depth_that_bfloat16_gets_wrong_occurs(num_frames: int) -> None:
-    layers = convolutions("r3d_18", num_frames).values()
+def test_the_depth_that_bfloat16_gets_wrong_occurs(name: str, num_frames: int) -> None:
+    layers = convolutions(name, num_frames).values()
     depths = {shape[2] for layer, shape in layers if layer.padding[0]}
     assert 2 in depths, "the comparison of gradients above no longer meets the fault"
 

@@ -1,7 +1,7 @@
 """Which clips each network can take: what is refused before anything is decoded or trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fvc.config.data import ClipsConfig
 
@@ -42,11 +42,6 @@ def _from(least: int, multiple: int) -> str:
 ANY = Takes(frames_from=1, frames_multiple=1, side_px_from=16, side_px_multiple=1, native=True)
 """Convolutions that pad: a clip of any size."""
 
-SQUARE_WITH_FLOW = Takes(
-    frames_from=2, frames_multiple=1, side_px_from=32, side_px_multiple=1, native=False, flow=True
-)
-"""Two frames have a flow, and fewer pixels than that are too few to find it in."""
-
 SLOWFAST = Takes(frames_from=4, frames_multiple=4, side_px_from=32, side_px_multiple=1, native=True)
 """One frame of four goes through the slow pathway, and sides are halved five times."""
 
@@ -59,11 +54,23 @@ TUBES = Takes(frames_from=2, frames_multiple=2, side_px_from=16, side_px_multipl
 
 TAKES: Mapping[str, Takes] = {
     "r3d_18": ANY,
+    "mc3_18": ANY,
+    "r2plus1d_18": ANY,
+    # Its last pooling drops an odd rest. torchvision's own network averages over two steps of
+    # time, which fewer frames do not leave, and 7 x 7 positions, in place of which we average
+    # over all there are.
+    "s3d": replace(ANY, frames_from=13, side_px_from=17, native=False),
     "slowfast_r50": SLOWFAST,
+    # torchvision's network is built for 16 frames of 224 x 224 and refuses all else. We interpolate
+    # its positions to other sides and longer clips, as its authors do, and not to shorter ones.
+    "mvit_v2_s": replace(ANY, frames_from=16, side_px_from=32, native=False),
+    "swin3d_t": replace(ANY, native=False),
     "timesformer": PATCHES,
-    "two_stream": SQUARE_WITH_FLOW,
-    "videomae_b": TUBES,
-    "videomae_s": TUBES,
     "vivit_b": TUBES,
+    "videomae_s": TUBES,
+    "videomae_b": TUBES,
+    # Two frames have a flow, and fewer pixels than that are too few to find it in.
+    "two_stream": replace(ANY, frames_from=2, side_px_from=32, native=False, flow=True),
+    "frame_r18": ANY,
 }
 """By `model.network`."""

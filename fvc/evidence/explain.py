@@ -146,17 +146,23 @@ def _heat_map(
 def randomised(network: ClipClassifier, seed: int) -> ClipClassifier:
     """A copy of which every layer has forgotten what it learned, on the same device.
 
-    Raises:
-        ValueError: A layer has weights that it cannot draw anew.
+    A layer that can draws its weights as it did before training. Parameters of
+    a module that has no such way, as class tokens and tables of positions, get
+    their own values in a random order: what was learned is which value is where,
+    and their size, which suits the layers around them, is kept. One whose values
+    are all equal stays as it is.
     """
     copy = deepcopy(network).cpu()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)
-        for name, layer in copy.named_modules():
-            if hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
-            elif list(layer.parameters(recurse=False)):
-                raise ValueError(f"layer {name} ({type(layer).__name__}) cannot draw new weights")
+        for layer in copy.modules():
+            draw: Callable[[], None] | None = getattr(layer, "reset_parameters", None)
+            if draw is not None:
+                draw()
+                continue
+            for values in layer.parameters(recurse=False):
+                order = torch.randperm(values.numel())
+                values.copy_(values.flatten()[order].view_as(values))
     return copy.to(network.mean.device)
 
 

@@ -15,11 +15,15 @@ from fvc.config import TAKES, ClipsConfig, ModelConfig
 from fvc.errors import FvcError
 from fvc.files import read_json, replacing, write_json
 from fvc.networks.architecture import Added, Architecture, Stages, children
+from fvc.networks.frame_r18 import FRAME_R18
 from fvc.networks.inception import InceptionBlock
+from fvc.networks.mvit import MVIT_V2_S
 from fvc.networks.padding import masked_mean, padded_features
 from fvc.networks.pretrained import load_backbone
-from fvc.networks.resnet3d import R3D_18
+from fvc.networks.resnet3d import MC3_18, R2PLUS1D_18, R3D_18
+from fvc.networks.s3d import S3D
 from fvc.networks.slowfast import SLOWFAST_R50
+from fvc.networks.swin3d import SWIN3D_T
 from fvc.networks.timesformer import TIMESFORMER
 from fvc.networks.two_stream import TWO_STREAM
 from fvc.networks.videomae import VIDEOMAE_B, VIDEOMAE_S
@@ -27,12 +31,18 @@ from fvc.networks.vivit import VIVIT_B
 
 ARCHITECTURES: dict[str, Architecture] = {
     "r3d_18": R3D_18,
+    "mc3_18": MC3_18,
+    "r2plus1d_18": R2PLUS1D_18,
+    "s3d": S3D,
     "slowfast_r50": SLOWFAST_R50,
+    "mvit_v2_s": MVIT_V2_S,
+    "swin3d_t": SWIN3D_T,
     "timesformer": TIMESFORMER,
-    "two_stream": TWO_STREAM,
-    "videomae_b": VIDEOMAE_B,
-    "videomae_s": VIDEOMAE_S,
     "vivit_b": VIVIT_B,
+    "videomae_s": VIDEOMAE_S,
+    "videomae_b": VIDEOMAE_B,
+    "two_stream": TWO_STREAM,
+    "frame_r18": FRAME_R18,
 }
 """The networks that `model.network` may name."""
 
