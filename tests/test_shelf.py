@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from settings import model_config, train_config
+from settings import clips_config, model_config, train_config
 from shelf import compose, small_clips
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -107,8 +107,9 @@ def test_size_and_cost_are_the_published_ones(name: str) -> None:
     published = architecture.published
     if published is None:
         pytest.skip("nobody has stated anything")
+    clips = clips_config(1, published.num_frames, published.side_px)
     with torch.device("meta"):
-        backbone = architecture.build(small_clips(name))
+        backbone = architecture.build(clips)
     assert parameters(backbone) == published.parameters
     found = gmacs(backbone, published.num_frames, published.side_px)
     assert found == pytest.approx(published.gmacs, rel=0.02)
@@ -223,7 +224,9 @@ def test_bfloat16_gives_every_layer_the_gradient_of_float32(name: str) -> None:
     make_bf16_safe(network)
     errors = dict(gradient_errors(network.features, network.normalise(some_pixels(network.clips))))
     covered = {f"features.{key}" for key in errors} | {"classifier.weight", "classifier.bias"}
-    assert covered == {key for key, _ in network.named_parameters()}
+    missed = {key for key, _ in network.named_parameters()} - covered
+    # VideoMAE's last normalisation is computed by its wrapper, in float32 at all times.
+    assert all(".fc_norm." in key for key in missed), f"{missed} are not looked at"
     wrong = {key: error for key, error in errors.items() if not error < LAYER_ERROR}
     assert not wrong, f"bfloat16 trains these parameters with wrong gradients: {wrong}"
 
@@ -283,8 +286,9 @@ def layer_gradients(
 @each_network
 def test_a_saved_network_comes_back_the_same(name: str, tmp_path: Path) -> None:
     network = small_network(name).eval()
-    for value in network.buffers():
-        if value.is_floating_point():
+    trained = dict(network.named_parameters())
+    for key, value in network.state_dict().items():
+        if key not in trained and value.is_floating_point():
             # As after training.
             value.add_(0.01)
     save_network(network, tmp_path / "first", model(name), network.clips)
@@ -303,7 +307,7 @@ def test_a_saved_network_comes_back_the_same(name: str, tmp_path: Path) -> None:
 
 @each_network
 def test_its_map_has_the_size_of_the_clip(name: str) -> None:
-    network = small_network(name, "inception")
+    network = small_network(name, "inception").eval()
     [pixels] = some_pixels(network.clips, 1)
     maps = grad_cam(network, pixels, "fake")
     with torch.inference_mode():
