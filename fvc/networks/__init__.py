@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -15,12 +16,14 @@ from fvc.config import TAKES, ClipsConfig, ModelConfig
 from fvc.errors import FvcError
 from fvc.files import read_json, replacing, write_json
 from fvc.networks.architecture import Architecture, Stages, children
+from fvc.networks.forensic import FORENSIC
 from fvc.networks.inception import InceptionBlock
 from fvc.networks.padding import masked_mean, padded_features
 from fvc.networks.pretrained import load_backbone
 from fvc.networks.resnet3d import R3D_18
+from fvc.networks.trees import BoostedTrees
 
-ARCHITECTURES: dict[str, Architecture] = {"r3d_18": R3D_18}
+ARCHITECTURES: dict[str, Architecture] = {"forensic": FORENSIC, "r3d_18": R3D_18}
 """The networks that `model.network` may name."""
 
 WEIGHTS = "weights.safetensors"
@@ -43,6 +46,7 @@ class ClipClassifier(nn.Module):
         mean: Subtracted from red, green and blue in [0, 1].
         std: What the rest is divided by.
         stages: Gives the parts of `features.backbone` that are frozen and freed as one.
+        classifier: Gives the logit of the averaged features; None for a linear layer.
     """
 
     mean: Tensor
@@ -58,6 +62,7 @@ class ClipClassifier(nn.Module):
         mean: Sequence[float] = R3D_18.mean,
         std: Sequence[float] = R3D_18.std,
         stages: Stages = children,
+        classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.clips = clips
@@ -67,7 +72,13 @@ class ClipClassifier(nn.Module):
         self.features = features
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, 1)
+        # As nn.Module, each of its attributes might be a tensor or a module.
+        self.classifier: Any = nn.Linear(channels, 1) if classifier is None else classifier
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it was fitted as a whole, and no gradient passes through it."""
+        return isinstance(self.classifier, BoostedTrees)
 
     def normalise(
         self, pixels: UInt8[Tensor, "N T C H W"], mask: Bool[Tensor, "N H W"] | None = None
@@ -93,7 +104,8 @@ class ClipClassifier(nn.Module):
             ValueError: The clips are of another shape, or not floating point.
         """
         self._check(clips)
-        if mask is None:
+        # Measured features know by themselves where a picture ends.
+        if mask is None or self.is_fitted:
             pooled = self.pool(self.features(clips)).flatten(1)
         else:
             pooled = masked_mean(*padded_features(self.features, clips, mask))
@@ -124,6 +136,10 @@ def build_network(model: ModelConfig, clips: ClipsConfig) -> ClipClassifier:
         remedy = "Change it, or take another network"
         raise FvcError(f"network {model.network}", f"cannot take clips.{refusal}", remedy)
     architecture = ARCHITECTURES[model.network]
+    classifier = architecture.classifier
+    if classifier is not None and model.head != "linear":
+        cause = f"is fitted without gradients, and head {model.head} would never train"
+        raise FvcError(f"network {model.network}", cause, "Set model.head to linear")
     return ClipClassifier(
         build_features(model, clips),
         channels=model.head_channels if model.head == "inception" else architecture.channels,
@@ -132,7 +148,13 @@ def build_network(model: ModelConfig, clips: ClipsConfig) -> ClipClassifier:
         mean=architecture.mean,
         std=architecture.std,
         stages=architecture.stages,
+        classifier=None if classifier is None else classifier(architecture.channels),
     )
+
+
+def is_fitted(model: ModelConfig) -> bool:
+    """Whether it is fitted as a whole, in rounds of boosting, instead of trained by gradients."""
+    return ARCHITECTURES[model.network].classifier is not None
 
 
 def build_features(model: ModelConfig, clips: ClipsConfig) -> nn.Module:

@@ -52,5 +52,8 @@ class Architecture:
     and without those of a classification layer. Raises FvcError where they cannot be had."""
     published: Published | None
     """None where nobody has stated anything."""
+    classifier: Callable[[int], nn.Module] | None = None
+    """Makes what is fitted, without gradients, to so many averaged features and gives the logit;
+    nothing before it trains, so no head may stand there. None: a linear layer, which trains."""
     requirements: tuple[str, ...] = ()
     """Packages that a served model needs for it, besides those that every one needs."""
