@@ -33,17 +33,30 @@ def noisy(clip: UInt8[np.ndarray, "T C H W"], deviation: float = 6.0) -> np.ndar
     return (clip + noise).clip(1, 255).round().astype(np.uint8)
 
 
+def noisy_quarter(clip: UInt8[np.ndarray, "T C H W"], quarter: int) -> np.ndarray:
+    """The clip with strong noise in one quarter of its picture."""
+    made, (high, wide) = clip.copy(), (side // 2 for side in clip.shape[2:])
+    top, left = high * (quarter // 2), wide * (quarter % 2)
+    own = made[:, :, top : top + high, left : left + wide]
+    own[:] = noisy(own, 12.0)
+    return made
+
+
 def examples(first: int, count: int) -> list[tuple[Tensor, int]]:
-    """Clips and labels in turn; fakes carry noise."""
-    clips = [scene(seed) for seed in range(first, first + count)]
-    made = [noisy(clip) if number % 2 else clip for number, clip in enumerate(clips)]
-    return [(torch.from_numpy(clip), number % 2) for number, clip in enumerate(made)]
+    """Clips and labels in turn; fakes carry noise, one of three in a quarter alone."""
+    made = []
+    for number in range(count):
+        clip = scene(first + number)
+        if number % 2:
+            clip = noisy(clip) if number % 3 else noisy_quarter(clip, number // 2 % 4)
+        made.append((torch.from_numpy(clip), number % 2))
+    return made
 
 
 def fitted(scratch: Path, seed: int = 0) -> ClipClassifier:
     """A classifier that tells noise."""
     network = build_network(MODEL, CLIPS)
-    others = examples(seed + 40, 10)
+    others = examples(seed + 40, 12)
     measured = measure(
         network,
         examples(seed, 40),

@@ -102,7 +102,9 @@ def test_a_picture_of_one_colour_has_finite_features(level: int) -> None:
 
 
 def test_of_one_frame_only_what_changes_is_missing() -> None:
-    missing = {name for name, value in measured(noisy(scene(0, frames=1))).items() if value != value}
+    missing = {
+        name for name, value in measured(noisy(scene(0, frames=1))).items() if value != value
+    }
     in_pairs = {name for name in FEATURES if name.startswith(("motion", "still", "noise_kept"))}
     changes = {name for name in FEATURES if "_change" in name}
     assert missing == in_pairs | changes
