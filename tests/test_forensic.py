@@ -1,6 +1,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -282,12 +283,12 @@ def test_the_registered_classifier_answers_as_in_process(
     for fold in (0, 1):
         folder = tmp_path / "models" / str(fold)
         save_network(network, folder, MODEL, corpus.params.clips)
-        rows = [
+        rows: list[dict[str, object]] = [
             {"video_id": f"facebook_{number}", "fold": fold, "part": "validation", "num_clips": 1}
             | {
                 "label": ("real", "fake")[number % 2],
                 "probability_fake": 0.5,
-                "logit": number % 2.0,
+                "logit": float(number % 2),
             }
             for number in range(4)
         ]
@@ -306,7 +307,8 @@ def test_the_registered_classifier_answers_as_in_process(
     finally:
         answerer.close()
     model = load_model("models:/fvc@champion")
-    [answer] = model.predict(pd.DataFrame({"video": [content]}), params={"explain": True})
-    assert answer["error"] is None
+    table = pd.DataFrame({"video": [content]})
+    answers = cast(list[dict[str, Any]], model.predict(table, params={"explain": True}))
+    assert answers[0]["error"] is None
     for name in ("probability_fake", "clips", "overlay_png"):
-        assert answer[name] == expected[name]
+        assert answers[0][name] == expected[name]

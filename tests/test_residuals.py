@@ -15,7 +15,7 @@ def recoded(clip: np.ndarray, quality: int) -> np.ndarray:
     frames = []
     for frame in clip.transpose(0, 2, 3, 1):
         _, packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        frames.append(cv2.imdecode(packed, cv2.IMREAD_COLOR))
+        frames.append(np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)))
     return np.stack(frames).transpose(0, 3, 1, 2)
 
 

@@ -40,5 +40,5 @@ def _from(least: int, multiple: int) -> str:
 ANY = Takes(frames_from=1, frames_multiple=1, side_px_from=16, side_px_multiple=1, native=True)
 """Convolutions that pad: a clip of any size."""
 
-TAKES: Mapping[str, Takes] = {"forensic": ANY, "r3d_18": ANY}
+TAKES: Mapping[str, Takes] = {"r3d_18": ANY, "forensic": ANY}
 """By `model.network`."""

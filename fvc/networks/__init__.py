@@ -23,7 +23,7 @@ from fvc.networks.pretrained import load_backbone
 from fvc.networks.resnet3d import R3D_18
 from fvc.networks.trees import BoostedTrees
 
-ARCHITECTURES: dict[str, Architecture] = {"forensic": FORENSIC, "r3d_18": R3D_18}
+ARCHITECTURES: dict[str, Architecture] = {"r3d_18": R3D_18, "forensic": FORENSIC}
 """The networks that `model.network` may name."""
 
 WEIGHTS = "weights.safetensors"
