@@ -95,7 +95,7 @@ def test_an_override_reaches_the_parameters(tmp_path: Path) -> None:
         ("split", "test_share", 0.5, "split: test_share is 0.5"),
         ("split", "folds", 5, "split.folds: "),
         ("clips", "side_px", True, "clips.side_px: "),
-        ("model", "network", "resnet", "model: network is .resnet., not one of r3d_18"),
+        ("model", "network", "resnet", "model: network is .resnet., not one of r3d_18, "),
         ("augment", "flip", {"probability": 1.5}, "augment.flip: probability is 1.5"),
         ("augment", "drop", {"probability": 1, "max_share": 1}, "augment.drop: max_share is 1.0"),
         ("augment", "strength", -1.0, "augment: strength is -1.0, below 0"),

@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_costs_one_epoch(
     tmp_path: Path, uninterrupted: tuple[ClipClassifier, FitResult]
 ) -> None:
     _, result = train(tmp_path)
-    result.checkpoint.write_bytes(b"damaged")
+    result.kept["checkpoint.pt"].write_bytes(b"damaged")
     seen: list[int] = []
     network, _ = train(tmp_path, lambda history: seen.append(len(history)))
     assert seen == [4, 5]

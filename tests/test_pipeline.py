@@ -169,7 +169,7 @@ def test_checkpoints_are_bound_to_all_code_behind_the_weights() -> None:
     package = ROOT / "fvc"
     roots = [
         package / f"{name}.py"
-        for name in ("fold_videos", "loading", "predict", "training/loop", "training/losses")
+        for name in ("fold_videos", "loading", "predict", "training/boosting", "training/loop")
     ]
     reached = {name_of(path) for source in roots for path in reach_of(source)}
     # The settings themselves are bound, too; how strength bends them is in their module.

@@ -35,6 +35,10 @@ from fvc.training.fine_tuning import parameter_groups, set_trainable, stages_of
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 each_network = pytest.mark.parametrize("name", ARCHITECTURES)
+each_trained = pytest.mark.parametrize(
+    "name", [name for name, each in ARCHITECTURES.items() if each.classifier is None]
+)
+"""Those that gradients train: trees have tests of their own."""
 
 LIBRARY: dict[str, tuple[Callable[[], nn.Module], str, float]] = {
     "r3d_18": (video.r3d_18, "fc.", 33.2),
@@ -188,7 +192,7 @@ def test_a_picture_that_s3d_would_pool_away_is_refused_for_that() -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "inception"])
-@each_network
+@each_trained
 def test_a_clip_becomes_one_logit_with_either_head(name: str, head: str) -> None:
     network = small_network(name, head).eval()
     with torch.inference_mode():
@@ -198,7 +202,7 @@ def test_a_clip_becomes_one_logit_with_either_head(name: str, head: str) -> None
     assert list(explained_layers(network)) == ["backbone", "head"][: 1 + (head == "inception")]
 
 
-@each_network
+@each_trained
 def test_a_step_reaches_every_parameter_and_changes_every_stage(name: str) -> None:
     network, config = small_network(name), train_config()
     make_bf16_safe(network)
@@ -218,7 +222,7 @@ def test_a_step_reaches_every_parameter_and_changes_every_stage(name: str) -> No
         assert moved & {id(value) for value in module.parameters()}, f"{stage} did not move"
 
 
-@each_network
+@each_trained
 def test_bfloat16_gives_every_layer_the_gradient_of_float32(name: str) -> None:
     network = small_network(name).train()
     make_bf16_safe(network)
@@ -305,7 +309,7 @@ def test_a_saved_network_comes_back_the_same(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(loaded(clips), network(clips), rtol=1e-4, atol=1e-6)
 
 
-@each_network
+@each_trained
 def test_its_map_has_the_size_of_the_clip(name: str) -> None:
     network = small_network(name, "inception").eval()
     [pixels] = some_pixels(network.clips, 1)
@@ -347,7 +351,7 @@ def learn_by_heart(network: ClipClassifier, pixels: Tensor, labels: Tensor, step
 
 
 @pytest.mark.slow
-@each_network
+@each_trained
 def test_it_learns_eight_clips_by_heart_and_its_maps_tell_what(name: str) -> None:
     clips = small_clips(name, side_px=LARGER_PX.get(name, 48))
     torch.manual_seed(0)

@@ -72,5 +72,6 @@ TAKES: Mapping[str, Takes] = {
     # Two frames have a flow, and fewer pixels than that are too few to find it in.
     "two_stream": replace(ANY, frames_from=2, side_px_from=32, native=False, flow=True),
     "frame_r18": ANY,
+    "forensic": ANY,
 }
 """By `model.network`."""

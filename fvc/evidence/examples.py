@@ -13,7 +13,8 @@ from fvc.clip_files import load_clips, read_stamp
 from fvc.config import ClipsConfig
 from fvc.errors import FvcError
 from fvc.evidence.calibration import Calibration
-from fvc.evidence.explain import Explained, grad_cam, randomisation_check
+from fvc.evidence.explain import Explained, randomisation_check
+from fvc.evidence.explainers import explainer_of
 from fvc.evidence.metrics import DECIMALS
 from fvc.networks import ClipClassifier, load_network
 from fvc.predict import clip_logits, video_logit
@@ -172,7 +173,9 @@ def explain_examples(
     seeds = [seed_for(seed, "explain", draw) for draw in range(DRAWS)]
     explained = [example.explained for example in examples]
     # Any of the networks: they are of one kind, and its weights are forgotten.
-    likeness = {} if network is None else randomisation_check(network, explained, seeds)
+    likeness: Mapping[str, float | None] = {}
+    if network is not None:
+        likeness = randomisation_check(network, explained, seeds, explainer_of(network))
     return Examples(examples=examples, likeness=likeness)
 
 
@@ -202,7 +205,7 @@ def _explain(
         probabilities=tuple(map(calibration.probability, logits.tolist())),
         spans_s=clip_spans(row["duration_s"], len(pixels), config),
         number=number,
-        explained=Explained(clip=clip, side=side, maps=grad_cam(network, clip, side)),
+        explained=Explained(clip=clip, side=side, maps=explainer_of(network)(network, clip, side)),
         content=None if stamp is None else stamp.content,
     )
 

@@ -22,10 +22,11 @@ from fvc.predict import clip_logits, video_logit
 
 CODE = (
     *("encoding.py", "evidence/perturbations.py", "memory.py"),
-    *("networks/__init__.py", "networks/inception.py", "networks/onednn.py"),
-    "networks/padding.py",
-    *("networks/resnet3d.py", "predict.py", "sampling.py", "video/__init__.py"),
-    *("video/decoding.py", "video/limits.py", "video/packets.py", "video/picture.py"),
+    *("networks/__init__.py", "networks/architecture.py", "networks/forensic.py"),
+    *("networks/inception.py", "networks/onednn.py", "networks/padding.py"),
+    *("networks/pretrained.py", "networks/resnet3d.py", "networks/trees.py"),
+    *("predict.py", "residuals.py", "sampling.py", "video/__init__.py", "video/decoding.py"),
+    *("video/limits.py", "video/packets.py", "video/picture.py"),
 )
 """The modules behind a score: those of other code are not taken up again."""
 

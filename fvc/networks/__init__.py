@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -15,6 +16,7 @@ from fvc.config import TAKES, ClipsConfig, ModelConfig
 from fvc.errors import FvcError
 from fvc.files import read_json, replacing, write_json
 from fvc.networks.architecture import Added, Architecture, Stages, children
+from fvc.networks.forensic import FORENSIC
 from fvc.networks.frame_r18 import FRAME_R18
 from fvc.networks.inception import InceptionBlock
 from fvc.networks.mvit import MVIT_V2_S
@@ -25,6 +27,7 @@ from fvc.networks.s3d import S3D
 from fvc.networks.slowfast import SLOWFAST_R50
 from fvc.networks.swin3d import SWIN3D_T
 from fvc.networks.timesformer import TIMESFORMER
+from fvc.networks.trees import BoostedTrees
 from fvc.networks.two_stream import TWO_STREAM
 from fvc.networks.videomae import VIDEOMAE_B, VIDEOMAE_S
 from fvc.networks.vivit import VIVIT_B
@@ -43,6 +46,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "videomae_b": VIDEOMAE_B,
     "two_stream": TWO_STREAM,
     "frame_r18": FRAME_R18,
+    "forensic": FORENSIC,
 }
 """The networks that `model.network` may name."""
 
@@ -68,6 +72,7 @@ class ClipClassifier(nn.Module):
         std: What the rest is divided by.
         stages: Gives the parts of `features.backbone` that are frozen and freed as one.
         added: Gives the channels besides red, green and blue, if there are any.
+        classifier: Gives the logit of the averaged features; None for a linear layer.
     """
 
     mean: Tensor
@@ -84,6 +89,7 @@ class ClipClassifier(nn.Module):
         std: Sequence[float] = R3D_18.std,
         stages: Stages = children,
         added: Added | None = None,
+        classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.clips = clips
@@ -94,7 +100,13 @@ class ClipClassifier(nn.Module):
         self.features = features
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, 1)
+        # As nn.Module, each of its attributes might be a tensor or a module.
+        self.classifier: Any = nn.Linear(channels, 1) if classifier is None else classifier
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it was fitted as a whole, and no gradient passes through it."""
+        return isinstance(self.classifier, BoostedTrees)
 
     def normalise(
         self, pixels: UInt8[Tensor, "N T C H W"], mask: Bool[Tensor, "N H W"] | None = None
@@ -125,7 +137,8 @@ class ClipClassifier(nn.Module):
             ValueError: The clips are of another shape, or not floating point.
         """
         self._check(clips)
-        if mask is None:
+        # Measured features know by themselves where a picture ends.
+        if mask is None or self.is_fitted:
             pooled = self.pool(self.features(clips)).flatten(1)
         else:
             pooled = masked_mean(*padded_features(self.features, clips, mask))
@@ -158,6 +171,10 @@ def build_network(model: ModelConfig, clips: ClipsConfig) -> ClipClassifier:
         remedy = "Change it, or take another network"
         raise FvcError(f"network {model.network}", f"cannot take clips.{refusal}", remedy)
     architecture = ARCHITECTURES[model.network]
+    classifier = architecture.classifier
+    if classifier is not None and model.head != "linear":
+        cause = f"is fitted without gradients, and head {model.head} would never train"
+        raise FvcError(f"network {model.network}", cause, "Set model.head to linear")
     return ClipClassifier(
         build_features(model, clips),
         channels=model.head_channels if model.head == "inception" else architecture.channels,
@@ -167,7 +184,13 @@ def build_network(model: ModelConfig, clips: ClipsConfig) -> ClipClassifier:
         std=architecture.std,
         stages=architecture.stages,
         added=architecture.added,
+        classifier=None if classifier is None else classifier(architecture.channels),
     )
+
+
+def is_fitted(model: ModelConfig) -> bool:
+    """Whether it is fitted as a whole, in rounds of boosting, instead of trained by gradients."""
+    return ARCHITECTURES[model.network].classifier is not None
 
 
 def build_features(model: ModelConfig, clips: ClipsConfig) -> nn.Module:

@@ -59,5 +59,8 @@ class Architecture:
     """None where nobody has stated anything."""
     added: Added | None = None
     """Where pixels are not enough; the bytes depend on those of the clips alone."""
+    classifier: Callable[[int], nn.Module] | None = None
+    """Makes what is fitted, without gradients, to so many averaged features and gives the logit;
+    nothing before it trains, so no head may stand there. None: a linear layer, which trains."""
     requirements: tuple[str, ...] = ()
     """Packages that a served model needs for it, besides those that every one needs."""

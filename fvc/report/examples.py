@@ -11,7 +11,11 @@ from fvc.overlay import overlay
 from fvc.report import Grid, Picture, Section, plots
 from fvc.report.overlays import animation, jpeg
 
-LAYERS = {"backbone": "last convolution", "head": "Inception block"}
+LAYERS = {
+    "backbone": "last convolution",
+    "head": "Inception block",
+    "occlusion": "smoothed parts",
+}
 """How a reader knows the layers; others go by their own names."""
 
 KINDS = {"hit": "Right", "miss": "Wrong", "abstention": "Uncertain"}
@@ -19,7 +23,8 @@ KINDS = {"hit": "Right", "miss": "Wrong", "abstention": "Uncertain"}
 MEANING = (
     "The surest right and wrong answers and the least sure of all, each explained by the network "
     "that never trained on the video. Bright colours mark where and when its clip spoke for the "
-    "side that the video was called (Grad-CAM). They show where the network looked, not why, and "
+    "side that the video was called: by Grad-CAM, or, for what has no gradients, by what the score "
+    "loses when that part is smoothed. They show where the network looked, not why, and "
     "not that something there is manipulated.",
     "Each map is scaled to its own largest value, so the brightness of two maps cannot be "
     "compared. Black bars are part of the clip and left in: a network that reads them is seen "

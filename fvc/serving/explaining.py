@@ -2,13 +2,14 @@
 
 import base64
 from io import BytesIO
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from fvc.evidence.explain import Side, grad_cam
+from fvc.evidence.explainers import explainer_of
 from fvc.networks import ClipClassifier
 from fvc.overlay import overlay
 from fvc.predict import video_logit
@@ -20,16 +21,16 @@ SHOWN = 4
 def overlay_png(
     network: ClipClassifier, pixels: UInt8[Tensor, "N T C H W"], logits: Float[Tensor, "N"]
 ) -> str:
-    """Lay the map of the network's last explained layer over frames of one clip, side by side.
+    """Lay the network's map, of its last explained layer, over frames of one clip, side by side.
 
     The clip is the one that speaks most for what the video was called.
 
     Returns:
         A PNG, in base64.
     """
-    side: Side = "fake" if video_logit(logits) >= 0 else "real"
+    side: Literal["real", "fake"] = "fake" if video_logit(logits) >= 0 else "real"
     clip = pixels[int((logits if side == "fake" else -logits).argmax())]
-    *_, seen = grad_cam(network, clip, side).values()
+    *_, seen = explainer_of(network)(network, clip, side).values()
     shown = np.linspace(0, len(clip) - 1, min(SHOWN, len(clip))).round().astype(int)
     frames = overlay(clip.numpy()[shown], seen.values[shown])
     strip = np.concatenate(list(frames.transpose(0, 2, 3, 1)), axis=1)

@@ -23,7 +23,7 @@ from fvc.files import read_json, replacing, sha256_of, sha256_of_file
 from fvc.fold_videos import video_clips, videos_of_fold
 from fvc.loading import ClipLoader
 from fvc.memory import exhaustion_in_one_line, release
-from fvc.networks import WEIGHTS, ClipClassifier, build_network, save_network
+from fvc.networks import WEIGHTS, ClipClassifier, build_network, is_fitted, save_network
 from fvc.precision import choose_precision
 from fvc.predict import probability_fake, video_logits
 from fvc.process import stop_on_sigterm
@@ -32,6 +32,7 @@ from fvc.records import FOLDS, PREDICTIONS
 from fvc.report import plots
 from fvc.seeding import seed_for
 from fvc.tracking.open_run import OpenRun
+from fvc.training.boosting import boost, measure, rounds_as_epochs
 from fvc.training.diagnostics import EpochRow, repeatable_series
 from fvc.training.epoch import accumulation_steps
 from fvc.training.log import LOG, training_log
@@ -61,6 +62,7 @@ CODE = (
     "memory.py",
     "networks/__init__.py",
     "networks/architecture.py",
+    "networks/forensic.py",
     "networks/frame_r18.py",
     "networks/inception.py",
     "networks/mvit.py",
@@ -73,14 +75,17 @@ CODE = (
     "networks/swin3d.py",
     "networks/timesformer.py",
     "networks/transformers_video.py",
+    "networks/trees.py",
     "networks/two_stream.py",
     "networks/videomae.py",
     "networks/vivit.py",
     "precision.py",
     "predict.py",
     "recompression.py",
+    "residuals.py",
     "seeding.py",
     "stages/train.py",
+    "training/boosting.py",
     "training/checkpoint.py",
     "training/diagnostics.py",
     "training/epoch.py",
@@ -165,6 +170,20 @@ def train_fold(
     network = build_network(params.model, params.clips)
     dataset = ClipDataset(parts["train"], clips, training_versions(params, augmented), flow)
     order_seed = seed_for(params.seed, "order", fold)
+    if is_fitted(params.model):
+        if ranks.size > 1:
+            cause = f"is fitted by one process, not by {ranks.size}"
+            raise FvcError(f"network {params.model.network}", cause, "Start without torchrun")
+        return network, fit_trees(
+            network,
+            dataset,
+            parts["validation"],
+            params.train,
+            clips=clips,
+            seed=order_seed,
+            scratch=checkpoints,
+            on_epoch=reports["on_epoch"],
+        )
     counts = np.bincount(dataset.labels, minlength=2)
     training = start_training(
         network,
@@ -194,6 +213,30 @@ def train_fold(
             hooks=Hooks(is_stopped=is_stopped, **reports),
         )
     return network, result
+
+
+def fit_trees(
+    network: ClipClassifier,
+    dataset: ClipDataset,
+    validation: Mapping[str, int],
+    config: TrainConfig,
+    *,
+    clips: Path,
+    seed: int,
+    scratch: Path,
+    on_epoch: Callable[..., None],
+) -> FitResult:
+    """Fit what no gradient trains; of versions that are made on the way, it sees the first ones."""
+    examples = (dataset[0, number] for number in range(len(dataset)))
+    with stop_on_sigterm() as is_stopped:
+        measured = measure(
+            network,
+            examples,
+            video_clips(validation, clips),
+            list(validation.values()),
+            is_stopped,
+        )
+    return boost(network, measured, config, seed=seed, scratch=scratch, on_epoch=on_epoch)
 
 
 def validation_by(
@@ -292,7 +335,8 @@ def track(run: OpenRun, fold: int, model: Path, result: FitResult, scratch: Path
     run.log_file(scratch / "metrics.jsonl")
     for source in sorted(model.iterdir()):
         run.log_file(source)
-    run.log_file(result.checkpoint, name="checkpoint.pt")
+    for name, source in result.kept.items():
+        run.log_file(source, name=name)
     tags = {
         "fvc.weights_sha256": sha256_of_file(model / WEIGHTS),
         "fvc.best_epoch": str(result.best_epoch + 1),
@@ -373,7 +417,8 @@ def run(
                     identity, fold, table, binding=binding, runs=runs, alone=alone
                 )
                 tracked = reports.enter_context(opened)
-                told = reports.enter_context(told_to(tracked, fold, params.train, checkpoints))
+                config = rounds_as_epochs(params.train) if is_fitted(params.model) else params.train
+                told = reports.enter_context(told_to(tracked, fold, config, checkpoints))
             network, result = train_fold(
                 params,
                 parts,

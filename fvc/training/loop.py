@@ -1,6 +1,6 @@
 """Fit one network: epochs, validation, the best of them, and where to go on after a stop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +40,9 @@ class FitResult:
     """One row per epoch, those before an interruption included."""
     best_epoch: int
     """Counted from 0."""
-    checkpoint: Path
-    """The newest checkpoint: weights, optimizer state and history after the last epoch."""
+    kept: Mapping[str, Path]
+    """What only the run keeps, by the name of a file. Of a network `checkpoint.pt`: weights,
+    optimizer state and history after the last epoch."""
     precision: str
     """What it was computed on and in: `cpu bfloat16`, `cuda float16`, ..."""
 
@@ -98,7 +99,7 @@ def fit(
     return FitResult(
         history=tuple(progress.history),
         best_epoch=best_epoch(progress.history, config.best_by),
-        checkpoint=kept.newest,
+        kept={"checkpoint.pt": kept.newest},
         precision=training.precision.name,
     )
 
