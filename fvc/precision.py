@@ -61,6 +61,17 @@ def choose_precision(mixed: bool) -> Precision:
     return Precision(torch.device("cuda"), torch.bfloat16 if native else torch.float16)
 
 
+def lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
+    """Give the weights of 3D convolutions a memory format, in place.
+
+    `Module.to` would give it to all weights of four and five dimensions, and
+    refuses a network that has both: there is no such format of four.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
 def tune_cuda(fixed_size: bool) -> None:
     """Set what PyTorch keeps for the whole process about a GPU; without one nothing changes.
 

@@ -5,6 +5,10 @@ from pathlib import Path
 from settings import clips_config
 
 from fvc.config import TAKES, ClipsConfig, Params, load_params
+from fvc.networks import ARCHITECTURES
+
+TRAINED = tuple(name for name, each in ARCHITECTURES.items() if each.classifier is None)
+"""The networks that gradients train: trees have tests of their own."""
 
 ROOT = Path(__file__).parents[1]
 

@@ -2,19 +2,21 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from settings import model_config
-from shelf import small_clips
+from shelf import TRAINED, small_clips
 from torch import Tensor, nn
 
-from fvc.networks import ARCHITECTURES, build_network
+from fvc.networks import build_network
 from fvc.precision import (
     PaddedConv3d,
     Precision,
     choose_precision,
+    lay_out,
     make_bf16_safe,
     tune_cuda,
 )
@@ -53,7 +55,8 @@ def convolutions(name: str, num_frames: int) -> Layers:
         for layer_name, layer in network.named_modules():
             if isinstance(layer, nn.Conv3d):
                 layer.register_forward_hook(remember(layer_name))
-        network.features(torch.zeros(1, 3, clips.num_frames, clips.side_px, clips.side_px))
+        shape = (len(network.mean), clips.num_frames, clips.side_px, clips.side_px)
+        network.features(torch.zeros(1, *shape))
     return layers
 
 
@@ -74,7 +77,7 @@ def gradient_error(layer: nn.Conv3d, shape: torch.Size) -> float:
 
 
 @pytest.mark.parametrize("num_frames", configured_frames())
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_layer_has_the_gradient_of_float32(name: str, num_frames: int) -> None:
     layers = convolutions(name, num_frames)
     errors = {}
@@ -93,6 +96,15 @@ def test_the_depth_that_bfloat16_gets_wrong_occurs(name: str, num_frames: int) -
     layers = convolutions(name, num_frames).values()
     depths = {shape[2] for layer, shape in layers if layer.padding[0]}
     assert 2 in depths, "the comparison of gradients above no longer meets the fault"
+
+
+def test_weights_of_pictures_and_clips_in_one_network_are_laid_out() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3))
+    with pytest.raises(RuntimeError, match="rank 5"):
+        copy.deepcopy(network).to(memory_format=torch.channels_last_3d)
+    lay_out(network, torch.channels_last_3d)
+    weight: Any = network[1].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 @pytest.mark.parametrize("depth", range(1, 7))

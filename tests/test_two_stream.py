@@ -98,8 +98,8 @@ def test_published_weights_fit_both_streams(network: ClipClassifier) -> None:
                 features[:, :512, frame].mean((2, 3)), library(frames[:, :, frame])
             )
     movement = given["stem.motion.0.weight"]
-    assert movement.shape == (64, 2 * STACKED, 7, 7)
-    torch.testing.assert_close(movement[:, 3], library.conv1.weight.mean(1))
+    assert movement.shape == (64, 2 * STACKED, 1, 7, 7)
+    torch.testing.assert_close(movement[:, 3, 0], library.conv1.weight.mean(1))
 
 
 def test_it_is_saved_and_loaded_without_the_flow_being_asked_for(

@@ -24,11 +24,11 @@ def _backbone(clips: ClipsConfig) -> nn.Module:
     layers = OrderedDict(resnet18(weights=None).named_children())
     del layers["avgpool"], layers["fc"]
     backbone = nn.Sequential(layers)
-    _over_frames(backbone)
+    over_frames(backbone)
     return backbone
 
 
-def _over_frames(module: nn.Module) -> None:
+def over_frames(module: nn.Module) -> None:
     """Give every layer a third dimension in which it neither looks nor steps.
 
     The results are those of the frames one by one. As layers of clips they are
@@ -45,7 +45,7 @@ def _over_frames(module: nn.Module) -> None:
             pooling = nn.MaxPool3d((1, kernel, kernel), (1, stride, stride), (0, padding, padding))
             module.register_module(name, pooling)
         else:
-            _over_frames(layer)
+            over_frames(layer)
 
 
 def _convolution(layer: nn.Conv2d) -> nn.Conv3d:
@@ -61,7 +61,8 @@ def _convolution(layer: nn.Conv2d) -> nn.Conv3d:
     return made
 
 
-def _adapted(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def over_frames_weights(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Weights of a ResNet of pictures for what `over_frames` made of it."""
     kept = without("fc.")(weights)
     return {name: value.unsqueeze(2) if value.ndim == 4 else value for name, value in kept.items()}
 
@@ -79,7 +80,7 @@ FRAME_R18 = Architecture(
     mean=tuple(PRESET.mean),
     std=tuple(PRESET.std),
     stages=_stages,
-    weights=torchvision_weights(WEIGHTS, _adapted),
+    weights=torchvision_weights(WEIGHTS, over_frames_weights),
     published=Published(
         parameters=WEIGHTS.meta["num_params"] - CLASSIFIER,
         gmacs=WEIGHTS.meta["_ops"],

@@ -9,7 +9,8 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from fvc.config import ClipsConfig
 from fvc.networks.architecture import Architecture, children
-from fvc.networks.pretrained import torchvision_weights, without
+from fvc.networks.frame_r18 import over_frames, over_frames_weights
+from fvc.networks.pretrained import torchvision_weights
 
 CHANNELS = 512
 RGB_CHANNELS = 3
@@ -58,18 +59,20 @@ class TwoStreams(nn.Module):
         )
 
     def _stream(self, name: str, clips: Float[Tensor, "N C T H W"]) -> Float[Tensor, "N D T h w"]:
-        features = clips.transpose(1, 2).flatten(0, 1)
+        features = clips
         for stage in self.children():
             features = stage[name](features)  # type: ignore[index]
-        return features.reshape(len(clips), -1, *features.shape[1:]).transpose(1, 2)
+        return features
 
 
 def _backbone(channels: int) -> dict[str, nn.Module]:
     """The stages of a ResNet-18 whose first layer sees so many channels."""
-    layers = dict(resnet18(weights=None).named_children())
+    network = resnet18(weights=None)
     if channels != RGB_CHANNELS:
-        layers["conv1"] = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(layers["conv1"].weight, mode="fan_out", nonlinearity="relu")
+        network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    over_frames(network)
+    layers = dict(network.named_children())
     stem = nn.Sequential(*(layers[name] for name in ("conv1", "bn1", "relu", "maxpool")))
     return {"stem": stem} | {f"layer{number}": layers[f"layer{number}"] for number in range(1, 5)}
 
@@ -89,9 +92,9 @@ def both_streams(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         The first layer's are averaged over colours for the flow: "cross modality
         initialization" of Wang et al., arXiv:1608.00859, section 3.3.
     """
-    given = without("fc.")(weights)
+    given = over_frames_weights(weights)
     first = given["conv1.weight"]
-    movement = first.mean(1, keepdim=True).expand(-1, 2 * STACKED, -1, -1).contiguous()
+    movement = first.mean(1, keepdim=True).expand(-1, 2 * STACKED, -1, -1, -1).contiguous()
     adapted: dict[str, Tensor] = {}
     for name, value in given.items():
         head, _, rest = name.partition(".")

@@ -16,7 +16,7 @@ from fvc.config import TrainConfig
 from fvc.distributed import World, not_averaged, share_statistics, wrapped
 from fvc.errors import FvcError
 from fvc.networks import ClipClassifier
-from fvc.precision import Precision, choose_precision, compiled, make_bf16_safe, tune_cuda
+from fvc.precision import Precision, choose_precision, compiled, lay_out, make_bf16_safe, tune_cuda
 from fvc.training.fine_tuning import parameter_groups, set_train_mode, set_trainable, stages_of
 
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {
@@ -251,7 +251,7 @@ def start_training(
     tune_cuda(fixed_size=network.clips.fit == "letterbox")
     world = World.single(precision.device) if world is None else world
     make_bf16_safe(network)
-    network.to(precision.device).to(memory_format=precision.memory_format)
+    lay_out(network.to(precision.device), precision.memory_format)
     # Fused: one pass over all weights; on a CPU the default takes 40 times as long.
     optimizer = OPTIMIZERS[config.optimizer](
         parameter_groups(network, config), weight_decay=config.weight_decay, fused=True
