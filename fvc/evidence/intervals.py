@@ -91,8 +91,26 @@ def difference_interval(
     return max(value - reach, -1.0), min(value + reach, 1.0)
 
 
+def difference_p_value(value: float, drawn: Float[np.ndarray, "R"], num_groups: float) -> float:
+    """How likely chance alone makes a difference as large, either way.
+
+    Below 1 - confidence just where `difference_interval` leaves out 0. A difference of 1 in
+    every resample is that of a measure at 0 from one at 1: half of all pairs of groups would
+    have to hide the truth.
+    """
+    if float(np.nanstd(drawn)) > ROUNDING:
+        error, groups = _error(drawn, num_groups), max(num_groups, 2.0)
+        return float(2 * student.sf(abs(value) / error, groups - 1))
+    return min(1.0, 2 * 0.5**num_groups) if abs(value) > ROUNDING else 1.0
+
+
 def _reach(drawn: Float[np.ndarray, "R"], num_groups: float, confidence: float) -> float:
-    """Half an interval; a bootstrap divides by n where a variance divides by n - 1."""
+    """Half an interval."""
     groups = max(num_groups, 2.0)
-    deviation = float(np.nanstd(drawn)) * math.sqrt(groups / (groups - 1))
-    return deviation * float(student.ppf((1 + confidence) / 2, groups - 1))
+    return _error(drawn, num_groups) * float(student.ppf((1 + confidence) / 2, groups - 1))
+
+
+def _error(drawn: Float[np.ndarray, "R"], num_groups: float) -> float:
+    """The standard error; a bootstrap divides by n where a variance divides by n - 1."""
+    groups = max(num_groups, 2.0)
+    return float(np.nanstd(drawn)) * math.sqrt(groups / (groups - 1))
