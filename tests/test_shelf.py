@@ -6,120 +6,29 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
+from finishing import NUM_VIDEOS, PARAMS, finished, logits_of, table_of
 from mlflow.tracking import MlflowClient
-from outcomes import CALIBRATION
 from registering import one_layer
-from scipy.special import expit
 from source_tree import ROOT
 
-from fvc import tracking
 from fvc.__main__ import main
-from fvc.config import Params, load_params
+from fvc.ensembles import ensemble_of
 from fvc.errors import FvcError
 from fvc.evidence.shelf import standings
-from fvc.files import read_json, write_json
-from fvc.networks import ARCHITECTURES
-from fvc.records import OUT_OF_FOLD, PREDICTIONS
+from fvc.files import read_json
+from fvc.pricing import network_of
 from fvc.stages import compare
-
-PARAMS = load_params(ROOT / "params.yaml")
-PARAMS = replace(
-    PARAMS,
-    clips=replace(PARAMS.clips, num_frames=4, side_px=16),
-    model=replace(PARAMS.model, head="linear"),
-    evaluate=replace(PARAMS.evaluate, bootstrap_samples=100),
-    split=replace(PARAMS.split, folds=(0, 1)),
-)
-NUM_VIDEOS = 40
+from fvc.tracking.finished import read_cross_validation
+from fvc.tracking.store import find_runs
 
 
-def logits_of(separation: float, seed: int) -> list[float]:
-    """One per video; every other one is fake."""
-    generator = np.random.default_rng(seed)
-    return [float(generator.normal(separation * (n % 2 - 0.5))) for n in range(NUM_VIDEOS)]
-
-
-def table_of(logits: Sequence[float], temperature: float = 1.0) -> pl.DataFrame:
-    """What evaluate writes of them: every video in a group of its own."""
-    rows: list[dict[str, object]] = []
-    for number, logit in enumerate(logits):
-        probability = float(expit(logit / temperature))
-        called = "fake" if probability >= 0.5 else "real"
-        row = {"video_id": f"youtube_{number:02}", "fold": number // 2 % 2, "group": f"g{number}"}
-        rows.append(
-            {
-                **row,
-                "label": ("real", "fake")[number % 2],
-                "probability_fake": probability,
-                "called": called,
-                "verdict": called,
-            }
-        )
-    return OUT_OF_FOLD.frame(rows)
-
-
-def predictions_of(logits: Sequence[float], fold: int) -> pl.DataFrame:
-    """What the training of a fold leaves: tested on its own videos, validated on the others'."""
-    rows: list[dict[str, object]] = [
-        {
-            "video_id": f"youtube_{number:02}",
-            "fold": fold,
-            "part": "test" if number // 2 % 2 == fold else "validation",
-            "label": ("real", "fake")[number % 2],
-            "probability_fake": float(expit(logit)),
-            "logit": logit,
-            "num_clips": 1,
-        }
-        for number, logit in enumerate(logits)
-    ]
-    return PREDICTIONS.frame(rows)
-
-
-def finished(
-    folder: Path,
-    name: str,
-    logits: Sequence[float],
-    *,
-    temperature: float = 1.0,
-    history: Sequence[dict[str, float | int]] = (),
-    params: Params = PARAMS,
-    folds: str = "f",
-) -> str:
-    """The id of a cross-validation of two folds that evaluate has completed."""
-    evaluation = folder / name / "evaluation"
-    OUT_OF_FOLD.write(evaluation / "out_of_fold.csv", table_of(logits, temperature))
-    calibration = replace(CALIBRATION, temperature=temperature, threshold=0.5)
-    calibration = replace(calibration, abstain_low=0.5, abstain_high=0.5)
-    write_json(evaluation / "calibration.json", dict.fromkeys("01", calibration.as_dict()))
-    outputs = []
-    for fold in (0, 1):
-        written = folder / name / str(fold) / "predictions.parquet"
-        PREDICTIONS.write(written, predictions_of(logits, fold))
-        outputs.append(
-            tracking.FoldOutputs(
-                fold=fold,
-                weights_sha256=f"{name}-{fold}",
-                history=history,
-                results={"test/roc_auc": 0.5},
-                files=[written],
-            )
-        )
-    # Its own learning rate tells it from the others.
-    rate = 1e-6 * (1 + sum(map(ord, name)))
-    own = replace(params, train=replace(params.train, learning_rate=rate))
-    identity = tracking.Identity(params=own, data_sha256="d" * 64, folds_sha256=folds * 64)
-    tracking.complete_cross_validation(identity, outputs, {}, evaluation, "note")
-    client = MlflowClient()
-    run_id = tracking.cross_validation_run(client, identity)
-    client.update_run(run_id, name=name)
-    return run_id
-
-
-def tabulated(folder: Path, names: Sequence[str], ensembles: Sequence[str] = ()) -> dict[str, dict]:
+def tabulated(
+    folder: Path, names: Sequence[str], ensembles: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """The members of the table of these, by their names."""
     target = folder / "table.json"
     compare.tabulate(PARAMS, names, ensembles, markdown=None, html=None, json=target)
@@ -128,9 +37,8 @@ def tabulated(folder: Path, names: Sequence[str], ensembles: Sequence[str] = ())
 
 @pytest.fixture(autouse=True)
 def _one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backbone of one convolution, whose numbers can be counted by hand."""
-    small = replace(ARCHITECTURES["r3d_18"], build=one_layer)
-    monkeypatch.setitem(ARCHITECTURES, "r3d_18", small)
+    """Features of one convolution, whose numbers can be counted by hand."""
+    monkeypatch.setattr("fvc.networks.build_features", one_layer)
 
 
 @pytest.fixture
@@ -201,7 +109,7 @@ def test_the_same_members_have_one_run_with_the_table(
     assert main([*command, "--html", str(page), "--markdown", str(text)]) == 0
     assert main(command) == 0
     printed = capsys.readouterr().out
-    runs = tracking.find_runs(store, {"fvc.kind": "comparison"})
+    runs = find_runs(store, {"fvc.kind": "comparison"})
     assert len(runs) == 1, "the same command made another run"
     [run] = runs
     assert run.info.status == "FINISHED"
@@ -218,7 +126,7 @@ def test_the_same_members_have_one_run_with_the_table(
     other = tmp_path / "other.json"
     assert main(["compare", *three[:2], "--table", "--json", str(other), *command[4:]]) == 0
     assert len(json.loads(other.read_text())["members"]) == 2
-    assert len(tracking.find_runs(store, {"fvc.kind": "comparison"})) == 2
+    assert len(find_runs(store, {"fvc.kind": "comparison"})) == 2
 
 
 @pytest.mark.usefixtures("three")
@@ -262,8 +170,7 @@ def test_opposite_members_say_nothing_together_and_perfect_ones_stay_perfect(
     assert len(both["runs"]) == 2
 
 
-@pytest.mark.usefixtures("store")
-def test_a_member_that_is_too_sure_speaks_no_louder(tmp_path: Path) -> None:
+def test_a_member_that_is_too_sure_speaks_no_louder(store: MlflowClient, tmp_path: Path) -> None:
     """Ten times the logits under ten times the temperature are the same calibrated logits."""
     calm, other = logits_of(2.0, 5), logits_of(2.0, 6)
     finished(tmp_path, "calm", calm)
@@ -272,44 +179,37 @@ def test_a_member_that_is_too_sure_speaks_no_louder(tmp_path: Path) -> None:
     members = tabulated(tmp_path, ["calm", "loud", "other"], ["calm,other", "loud,other"])
     with_calm, with_loud = (members[f"r3d_18, {name} + r3d_18, other"] for name in ("calm", "loud"))
     assert with_calm["video"]["roc_auc"]["second"] == with_loud["video"]["roc_auc"]["second"]
+    runs = [read_cross_validation(store, name) for name in ("loud", "other")]
     mean = (np.array(calm) + np.array(other)) / 2
-    labels = np.arange(NUM_VIDEOS) % 2
-    pooled = []
-    for fold in (0, 1):
-        # The folds have temperatures of their own: within one the order is that of the means.
-        inside = np.arange(NUM_VIDEOS) // 2 % 2 == fold
-        pooled.append((mean[inside & (labels == 1)][:, None] > mean[inside & (labels == 0)]).mean())
-    assert with_calm["video"]["roc_auc"]["second"]["value"] == pytest.approx(
-        np.mean(pooled), abs=0.05
-    )
+    for fold, found in ensemble_of(runs, PARAMS.evaluate).items():
+        tested = {f"youtube_{n:02}": mean[n] for n in range(NUM_VIDEOS) if n // 2 % 2 == fold}
+        assert dict(found.tested.select("video_id", "logit").rows()) == pytest.approx(tested)
 
 
 @pytest.mark.usefixtures("three")
-@pytest.mark.parametrize(
-    ("ensemble", "said"),
-    [
-        ("good,nobody", "nobody: is 0 of the cross-validations"),
-        ("r3d_18,good", "r3d_18: is 3 of the cross-validations"),
-        ("good,good", "is no ensemble"),
-        ("good", "is no ensemble"),
-    ],
-)
-def test_an_ensemble_of_others_is_refused(tmp_path: Path, ensemble: str, said: str) -> None:
-    with pytest.raises(FvcError, match=said):
-        tabulated(tmp_path, ["guessing", "good", "inverted"], [ensemble])
+def test_an_ensemble_of_others_is_refused(tmp_path: Path) -> None:
+    refused = {
+        "good,nobody": "nobody: is 0 of the cross-validations",
+        "r3d_18,good": "r3d_18: is 3 of the cross-validations",
+        "good,good": "is no ensemble",
+        "good": "is no ensemble",
+    }
+    for ensemble, said in refused.items():
+        with pytest.raises(FvcError, match=said):
+            tabulated(tmp_path, ["guessing", "good", "inverted"], [ensemble])
 
 
 def test_a_network_of_another_version_is_named(three: list[str], store: MlflowClient) -> None:
-    run = compare.read_cross_validation(store, three[0])
+    run = read_cross_validation(store, three[0])
     params = {name: value for name, value in run.params.items() if name != "model.head"}
     with pytest.raises(FvcError, match=r"guessing: its network is of another version.*model.head"):
-        compare.network_of(replace(run, params=params))
+        network_of(replace(run, params=params))
 
 
 def test_networks_are_called_by_their_names_where_these_tell_them_apart(
     three: list[str], store: MlflowClient
 ) -> None:
-    runs = [compare.read_cross_validation(store, which) for which in three]
+    runs = [read_cross_validation(store, which) for which in three]
     other = replace(runs[1], tags={**runs[1].tags, "fvc.network": "mc3_18"})
     assert list(compare.names_of([runs[0], other]).values()) == ["r3d_18", "mc3_18"]
     alike = replace(runs[1], name=runs[0].name)
@@ -345,7 +245,7 @@ def test_an_experiment_that_dvc_did_not_run_again_is_known_by_its_parameters(
         return done.stdout.strip()
 
     committed = (ROOT / "params.yaml").read_text()
-    rate = compare.read_cross_validation(store, three[1]).params["train.learning_rate"]
+    rate = read_cross_validation(store, three[1]).params["train.learning_rate"]
     changed = {
         "  num_frames: 8": "  num_frames: 4",
         "  head: inception": "  head: linear",
@@ -361,6 +261,6 @@ def test_an_experiment_that_dvc_did_not_run_again_is_known_by_its_parameters(
     git("add", "params.yaml")
     git("commit", "--quiet", "--message", "an experiment")
     git("update-ref", "refs/exps/ab/cdef/shelf-good", "HEAD")
-    assert compare.read_cross_validation(store, "shelf-good").run_id == three[1]
+    assert read_cross_validation(store, "shelf-good").run_id == three[1]
     with pytest.raises(FvcError, match="names no run"):
-        compare.read_cross_validation(store, "shelf-bad")
+        read_cross_validation(store, "shelf-bad")

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from fvc.encoding import encode
 from fvc.errors import FvcError
-from fvc.networks import DESCRIPTION, WEIGHTS
+from fvc.networks.ensemble import files_of
 from fvc.serving.answering import Answerer
 from fvc.serving.model import SIGNATURE, VideoVerdict
 from fvc.serving.settings import Settings
@@ -46,11 +46,11 @@ def log_model(
     run_id: str,
     tags: Mapping[str, str],
 ) -> str:
-    """Store a model with the run that trained it, as a new version of `name`.
+    """Store a model with the run that it came out of, as a new version of `name`.
 
     Args:
         name: Of the registered model.
-        network: The folder that `save_network` filled.
+        network: The folder that `save_network` filled, or that of an ensemble.
         settings: What the model needs besides its weights.
         extras: Files kept with the version.
         run_id: The run, finished or not.
@@ -62,7 +62,10 @@ def log_model(
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "network"
         folder.mkdir()
-        for source in (network / WEIGHTS, network / DESCRIPTION, *extras):
+        for path in files_of(network):
+            (folder / path).parent.mkdir(exist_ok=True)
+            copy2(network / path, folder / path)
+        for source in extras:
             copy2(source, folder / source.name)
         settings.write(folder)
         # pyfunc.log_model would reopen the run and change when it ended.

@@ -29,7 +29,7 @@ from fvc.report.shelf import Member, Shelf, as_markdown, as_page
 from fvc.report.shelf import as_json as shelf_as_json
 from fvc.report.shelf import as_text as shelf_as_text
 from fvc.seeding import generator_for
-from fvc.tracking.comparisons import log_comparison
+from fvc.tracking.comparisons import COMPARISON, log_together
 from fvc.tracking.finished import SAME, CrossValidation, check_same_test, read_cross_validation
 from fvc.tracking.store import connect
 
@@ -257,7 +257,7 @@ def keep(
         title = " ".join(member.name for member in shelf.members)
         name = shorten(f"compare {title}", 120, placeholder=" ...")
         note = texts["comparison.md"]
-        run_id = log_comparison(members, name, note, sorted(folder.iterdir()))
+        run_id = log_together(COMPARISON, members, name, note, sorted(folder.iterdir()))
         for ending, wanted in ((".md", markdown), (".html", html), (".json", json)):
             if wanted is not None:
                 with replacing(wanted) as partial:

@@ -60,6 +60,7 @@ CODE = (
     "memory.py",
     "networks/__init__.py",
     "networks/architecture.py",
+    "networks/ensemble.py",
     "networks/inception.py",
     "networks/onednn.py",
     "networks/padding.py",

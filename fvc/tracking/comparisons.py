@@ -1,4 +1,4 @@
-"""The runs that hold comparisons of networks: one for each choice of members."""
+"""The runs that are of several cross-validations: comparisons and ensembles of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,36 +10,42 @@ from fvc.files import sha256_of
 from fvc.tracking.open_run import OpenRun
 from fvc.tracking.store import find_runs
 
-KIND = "comparison"
+COMPARISON, ENSEMBLE = "comparison", "ensemble"
+"""What the tag `fvc.kind` says of them."""
+
+COMMANDS = {COMPARISON: "fvc compare", ENSEMBLE: "fvc ensemble"}
+"""What makes them."""
 
 
-def log_comparison(
+def log_together(
+    kind: str,
     members: Sequence[Sequence[str]],
     name: str,
     note: str,
     files: Sequence[Path],
 ) -> str:
-    """Keep a comparison in the run of its members; the same ones again have the same run.
+    """Keep what is of several cross-validations; the same ones again have the same run.
 
     Args:
+        kind: COMPARISON or ENSEMBLE.
         members: The ids of the runs behind each row, the first one first. The run goes to the
             experiment of that one.
         name: Of a new run.
         note: What its page says first, in Markdown.
-        files: The comparison; those of an earlier one are replaced.
+        files: Those of an earlier attempt are replaced.
 
     Returns:
         The id of the run.
     """
     client = MlflowClient()
     key = sha256_of([list(runs) for runs in members])
-    tags = {"fvc.kind": KIND, "fvc.members_sha256": key}
+    tags = {"fvc.kind": kind, "fvc.members_sha256": key}
     found = find_runs(client, tags)
     if found:
         run_id = found[0].info.run_id
     else:
         experiment = client.get_run(members[0][0]).info.experiment_id
-        own = {**tags, MLFLOW_SOURCE_NAME: "fvc compare"}
+        own = {**tags, MLFLOW_SOURCE_NAME: COMMANDS[kind]}
         run_id = client.create_run(experiment, tags=own, run_name=name).info.run_id
     run = OpenRun(client, run_id)
     run.set_tags(
