@@ -288,14 +288,8 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     params, wanted = load_params(args.params), (args.markdown, args.html)
     if len(args.runs) > 2 or args.table or args.ensemble or any(wanted):
-        tabulate(
-            params,
-            args.runs,
-            args.ensemble,
-            markdown=args.markdown,
-            html=args.html,
-            json=args.json,
-        )
+        written = {name: getattr(args, name) for name in ("markdown", "html", "json")}
+        tabulate(params, args.runs, args.ensemble, **written)
     elif len(args.runs) == 2:
         run(params, args.runs, json=args.json)
     else:
