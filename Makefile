@@ -8,6 +8,7 @@ help:
 	@echo "make repro    set up, make the demo corpus where data/ is empty, run the whole pipeline"
 	@echo "make test     the tests that take seconds (make test-all adds the slow ones)"
 	@echo "make lint     ruff and mypy"
+	@echo "make compare  train every network at a scale and compare them: SCALE=quickstart MODELS=\"r3d_18 ...\""
 	@echo "make bench    install what benchmarks/ compares with and run those that need no argument"
 	@echo "make demo     the demo corpus in data/, unless data/ holds something"
 	@echo "make setup    .venv with everything in requirements.txt"
@@ -53,6 +54,24 @@ bench: setup
 	failed=; for script in $(BENCHMARKS); do echo; echo "$$script"; python $$script || failed="$$failed $$script"; done; \
 	  [ -z "$$failed" ] || { echo "not as promised:$$failed"; exit 1; }
 
+# Every network, the default first: the others are held against it.
+SCALE := quickstart
+DEFAULT := $(shell sed -n 's/^  - model: //p' conf/config.yaml)
+MODELS := $(patsubst conf/model/%.yaml,%,$(wildcard conf/model/*.yaml))
+# Names of experiments of their own: an earlier comparison's failures are not this one's.
+STAMP := $(SCALE)-$(shell date +%m%d-%H%M%S)
+compare: demo
+	for model in $(MODELS); do [ -f conf/model/$$model.yaml ] || { echo "error: there is no conf/model/$$model.yaml"; exit 1; }; done
+	names="$(addprefix $(STAMP)-,$(filter $(DEFAULT),$(MODELS)) $(filter-out $(DEFAULT),$(MODELS)))"; \
+	for name in $$names; do dvc exp run --queue --name $$name -S model=$${name#$(STAMP)-} -S scale=$(SCALE); done; \
+	dvc queue start; echo "to look on: dvc queue status, dvc queue logs NAME"; \
+	while status="$$(dvc queue status)"; grep -qE ' $(STAMP)-.* (Queued|Running)' <<<"$$status"; do sleep $(WAIT_S); done; \
+	trained=; failed=; for name in $$names; do \
+	  if grep -qE " $$name .* Success" <<<"$$status"; then trained="$$trained $$name"; else failed="$$failed $$name"; fi; done; \
+	[ -z "$$trained" ] || fvc compare --table $$trained --markdown work/comparison.md --html work/comparison.html; \
+	[ -z "$$failed" ] || { echo "failed:$$failed; 'dvc queue logs NAME' says why"; exit 1; }
+WAIT_S := 10
+
 clean:
 	rm -rf work .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dvc_plots *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -60,4 +79,4 @@ clean:
 requirements: setup
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header --upgrade pyproject.toml -o requirements.txt
 
-.PHONY: help requirements setup demo repro test test-all lint bench clean
+.PHONY: help requirements setup demo repro test test-all lint compare bench clean

@@ -36,7 +36,7 @@ Such a stage has --runs, below which these folders lie."""
 MADE_BEFORE = ("extract", "index", "split", "clips", "augment")
 """Sections that earlier stages have read, into files that a stage with --set reads as they are."""
 
-TAKES_TURNS: Mapping[str, str] = {"rollback": "register"}
+TAKES_TURNS: Mapping[str, str] = {"rollback": "register", "ensemble": "register"}
 """Commands that change what a stage changes, and never do so at the same time."""
 
 READS: Mapping[str, tuple[str, frozenset[str]]] = {

@@ -69,7 +69,7 @@ def lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
     """
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
-            module.to(memory_format=memory_format)  # type: ignore[call-overload]
+            module.to(memory_format=memory_format)
 
 
 def tune_cuda(fixed_size: bool) -> None:

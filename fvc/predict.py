@@ -10,14 +10,14 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from fvc.memory import fitting
-from fvc.networks import ClipClassifier
+from fvc.networks.ensemble import Network
 from fvc.networks.onednn import OneDnnConvolutions
 
 CLIPS_AT_ONCE = 8
 """Where memory runs out, half as many are tried, and so on."""
 
 
-def clip_logits(network: ClipClassifier, pixels: UInt8[Tensor, "N T C H W"]) -> Float[Tensor, "N"]:
+def clip_logits(network: Network, pixels: UInt8[Tensor, "N T C H W"]) -> Float[Tensor, "N"]:
     """Score clips, in float32, on the device that holds the network.
 
     The network is left in evaluation mode. Clips that pass together move each
@@ -36,18 +36,18 @@ def clip_logits(network: ClipClassifier, pixels: UInt8[Tensor, "N T C H W"]) -> 
 
 @torch.inference_mode()
 def _fitting_logits(
-    network: ClipClassifier, pixels: UInt8[Tensor, "N T C H W"], clips_at_once: int
+    network: Network, pixels: UInt8[Tensor, "N T C H W"], clips_at_once: int
 ) -> tuple[Float[Tensor, "N"], int]:
     """The logits, and how many clips at once to score the next video with."""
 
     def score(at_once: int) -> Float[Tensor, "N"]:
         parts = torch.split(pixels, at_once)
         with OneDnnConvolutions() if onednn else nullcontext():
-            logits = [network(network.normalise(part.to(device))) for part in parts]
+            logits = [network.score(part.to(device)) for part in parts]
         return torch.cat(logits).squeeze(1).cpu()
 
     network.eval()
-    device = network.mean.device
+    device = network.device
     onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     # Half of more clips than there are may be all of them again.
     tried = min(clips_at_once, len(pixels))
@@ -61,7 +61,7 @@ def video_logit(logits: Float[Tensor, "N"]) -> float:
 
 
 def video_logits(
-    network: ClipClassifier, videos: Iterable[UInt8[Tensor, "_N T C _H _W"]]
+    network: Network, videos: Iterable[UInt8[Tensor, "_N T C _H _W"]]
 ) -> Float64[np.ndarray, "V"]:
     """Score videos one after another; `videos` may load each when it is asked for.
 

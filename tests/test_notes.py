@@ -22,7 +22,7 @@ def test_runs_are_shown_where_the_server_is(tracking_uri: str, shown: str) -> No
 
 def test_the_digests_of_the_report_become_links() -> None:
     grid = Grid(caption="", header=("", "SHA-256"), rows=[("0", DIGEST)], ends_in_code=True)
-    headline = Headline(beats_probes=False, statement="", numbers=[], facts=[])
+    headline = Headline(good_news=False, statement="", numbers=[], facts=[])
     page = render(headline, [Section(title="Runs", grids=[grid])])
     linked = notes.with_links(page, {DIGEST: "http://host/#/experiments/1/runs/r"})
     assert 'href="http://host/#/experiments/1/runs/r" target="_blank" rel="noopener"' in linked

@@ -185,3 +185,43 @@ def test_a_video_with_two_labels_is_left_out() -> None:
 def test_a_pair_is_written_with_its_reasons() -> None:
     pair = pairs(random_outcomes(0), random_outcomes(0))["accuracy"]
     assert pair_as_dict(pair)["gain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_p_value_is_small_just_where_the_interval_leaves_out_none(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    worse = random_outcomes(seed)
+    nudged = worse.probability + generator.normal(0, 0.15, len(worse.probability))
+    nudged = np.clip(nudged + 0.05 * (2 * worse.is_fake - 1), 0, 1)
+    other = replace(worse, probability=nudged, called_fake=nudged >= 0.5)
+    for name, pair in pairs(worse, other).items():
+        if pair.gain.low is None or pair.gain.high is None:
+            assert pair.p_value is None
+            continue
+        assert pair.p_value is not None
+        outside = pair.gain.low > 0 or pair.gain.high < 0
+        assert outside == (pair.p_value < 1 - CONFIG.confidence), name
+
+
+def test_what_is_always_right_differs_from_what_is_always_wrong() -> None:
+    """No resample differs: as many groups would all have to be right by chance."""
+    labels = [0, 1] * 10
+    right = outcomes_of(labels, labels)
+    wrong = outcomes_of(labels, [1 - label for label in labels])
+    found = pairs(wrong, right)["roc_auc"]
+    assert found.p_value == pytest.approx(2 * 0.5**10)
+    assert pairs(right, right)["roc_auc"].p_value == 1.0
+
+
+def test_a_p_value_is_rarely_small_by_chance() -> None:
+    """Of models that are equally good, 5% may seem to differ."""
+    small = []
+    for seed in range(200):
+        generator = np.random.default_rng([7, seed])
+        labels = np.arange(60) % 2
+        truth = generator.normal(labels.astype(float), 1.0)
+        scores = [truth + generator.normal(0, 1.0, 60) for _ in range(2)]
+        both = [outcomes_of(labels, 1 / (1 + np.exp(-score))) for score in scores]
+        p_value = pairs(both[0], both[1])["roc_auc"].p_value
+        small.append(p_value is not None and p_value < 0.05)
+    assert 0.01 <= np.mean(small) <= 0.09

@@ -4,7 +4,7 @@ import re
 from fvc.report import SVG, Grid, Headline, Picture, Section, Span, render
 
 HEADLINE = Headline(
-    beats_probes=True,
+    good_news=True,
     statement="It works.",
     numbers=[("ROC-AUC per video", "0.900", "0.800 to 0.950")],
     facts=[("Leaks?", "None")],
@@ -51,7 +51,7 @@ def test_every_link_leads_to_a_section() -> None:
 def test_texts_are_escaped() -> None:
     hostile = "<script>alert('x')</script>"
     page = render(
-        Headline(beats_probes=False, statement=hostile, numbers=[], facts=[]),
+        Headline(good_news=False, statement=hostile, numbers=[], facts=[]),
         [
             Section(
                 title=hostile,
@@ -75,7 +75,7 @@ def test_texts_are_escaped() -> None:
 
 
 def test_a_model_that_beats_nothing_does_not_look_like_one_that_does() -> None:
-    open_question = Headline(beats_probes=False, statement="No.", numbers=[], facts=[])
+    open_question = Headline(good_news=False, statement="No.", numbers=[], facts=[])
     assert '<header class="beats">' in render(HEADLINE, [])
     assert '<header class="open">' in render(open_question, [])
 

@@ -58,7 +58,7 @@ def headline_of(
 
 def test_a_model_above_the_probes_is_said_to_beat_them() -> None:
     found = headline_of()
-    assert found.beats_probes
+    assert found.good_news
     assert found.statement == "The model beats every probe."
     assert dict(found.facts)["Does its interval lie above the best probe?"].startswith("Yes")
 
@@ -104,7 +104,7 @@ def test_the_statement_promises_no_more_than_was_shown(
 def test_a_leak_comes_before_every_number(roc_auc: Estimate) -> None:
     found = headline_of(every(roc_auc), leaks=2)
     assert found.statement == "These numbers prove nothing: the audit found 2 leaks."
-    assert not found.beats_probes, "a leaky result looks like good news"
+    assert not found.good_news, "a leaky result looks like good news"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_leaks_are_counted(leaks: int, told: str) -> None:
 def test_very_few_videos_are_no_victory() -> None:
     found = headline_of(num_groups=2 * verdict.FEW_CASCADES - 2)
     assert found.statement == "The model beats every probe, but on very few videos."
-    assert not found.beats_probes, "a trial of the method looks like good news"
+    assert not found.good_news, "a trial of the method looks like good news"
     assert "the real ones are of 19 cascades, the fakes of 19 cascades" in found.text[-1]
     enough = headline_of(num_groups=2 * verdict.FEW_CASCADES)
     assert "few" not in enough.statement

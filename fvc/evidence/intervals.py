@@ -103,8 +103,25 @@ def _share_otherwise(num_groups: float, confidence: float) -> float:
     return 1 - ((1 - confidence) / 2) ** (1 / num_groups)
 
 
+def difference_p_value(value: float, drawn: Float[np.ndarray, "R"], num_groups: float) -> float:
+    """How likely chance alone makes a difference as large, either way.
+
+    Below 1 - confidence just where `difference_interval` leaves out 0, also where no resample
+    differs.
+    """
+    if np.nanstd(drawn) < ROUNDING:
+        return min(1.0, 2 * (1 + abs(value)) ** -num_groups)
+    error, groups = _error(drawn, num_groups), max(num_groups, 2.0)
+    return float(2 * student.sf(abs(value) / error, groups - 1))
+
+
 def _reach(drawn: Float[np.ndarray, "R"], num_groups: float, confidence: float) -> float:
-    """Half an interval; a bootstrap divides by n where a variance divides by n - 1."""
+    """Half an interval."""
     groups = max(num_groups, 2.0)
-    deviation = float(np.nanstd(drawn)) * math.sqrt(groups / (groups - 1))
-    return deviation * float(student.ppf((1 + confidence) / 2, groups - 1))
+    return _error(drawn, num_groups) * float(student.ppf((1 + confidence) / 2, groups - 1))
+
+
+def _error(drawn: Float[np.ndarray, "R"], num_groups: float) -> float:
+    """The standard error; a bootstrap divides by n where a variance divides by n - 1."""
+    groups = max(num_groups, 2.0)
+    return float(np.nanstd(drawn)) * math.sqrt(groups / (groups - 1))

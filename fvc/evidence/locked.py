@@ -16,7 +16,7 @@ from fvc.errors import FvcError
 from fvc.evidence.calibration import Calibration, judge
 from fvc.evidence.metrics import Outcomes
 from fvc.files import sha256_of
-from fvc.networks import ClipClassifier, load_network
+from fvc.networks.ensemble import Network, load_any
 from fvc.predict import video_logits
 from fvc.video import VideoError, read_clips
 
@@ -67,22 +67,20 @@ def digest_of(videos: pl.DataFrame) -> str:
     return sha256_of(sorted(videos["video_id"]))
 
 
-def load_registered(folder: Path) -> ClipClassifier:
+def load_registered(folder: Path) -> Network:
     """Load the network of a version that any version of this code may have registered.
 
     Raises:
         IncomparableError: This code cannot.
     """
     try:
-        return load_network(folder)
+        return load_any(folder)
     except FvcError as error:
         cause = f"its network is of another version of this code, and {error.args[1]}"
         raise IncomparableError(cause) from error
 
 
-def logits_of(
-    network: ClipClassifier, videos: pl.DataFrame, places: Places
-) -> Float64[np.ndarray, "V"]:
+def logits_of(network: Network, videos: pl.DataFrame, places: Places) -> Float64[np.ndarray, "V"]:
     """What a network says to each video of the locked test, shown as it was trained to see them.
 
     Raises:
@@ -111,6 +109,11 @@ def outcomes_of(
     """The calibrated verdicts on the videos of the locked test."""
     is_fake, groups = (videos["label"] == "fake").to_numpy(), videos["group"].to_numpy()
     return judge(calibration, logits, is_fake=is_fake, groups=groups)
+
+
+def no_scores() -> pl.DataFrame:
+    """What a version keeps that was never shown a locked test."""
+    return pl.DataFrame(schema=dict.fromkeys(SAME, pl.String()) | {"logit": pl.Float64()})
 
 
 def kept_logits(kept: pl.DataFrame, videos: pl.DataFrame) -> Float[np.ndarray, "V"] | None:

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy.stats import binomtest
 
 from fvc.config import EvaluateConfig
-from fvc.evidence.intervals import difference_interval
-from fvc.evidence.metrics import Estimate, Outcomes, Resampled, resample
+from fvc.evidence.intervals import difference_interval, difference_p_value
+from fvc.evidence.metrics import DECIMALS, Estimate, Outcomes, Resampled, resample
 from fvc.groups import connected
 
 
@@ -22,6 +23,8 @@ class Pair:
     second: Estimate
     gain: Estimate
     """Of the second minus that of the first."""
+    p_value: float | None
+    """How likely chance alone makes such a difference, either way; None without an interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,18 +86,20 @@ def _check_same_videos(first: Outcomes, second: Outcomes) -> None:
 
 def _pair(name: str, first: Resampled, second: Resampled, confidence: float) -> Pair:
     one, other = first.estimate(name, confidence), second.estimate(name, confidence)
+    p_value = None
     if one.value is None or other.value is None:
         gain = Estimate(value=None, reason=one.reason or other.reason)
     elif one.low is None or one.high is None or other.low is None or other.high is None:
         gain = Estimate(value=other.value - one.value, reason=one.reason or other.reason)
     else:
-        value, low, high = 0.0, 0.0, 0.0
+        value, low, high, p_value = 0.0, 0.0, 0.0, 1.0
         if not _equal(first.outcomes, second.outcomes):
             value, drawn = other.value - one.value, second.drawn[name] - first.drawn[name]
             groups = min(first.num_groups(name), second.num_groups(name))
             low, high = difference_interval(value, drawn, groups, confidence)
+            p_value = difference_p_value(value, drawn, groups)
         gain = Estimate(value=value, low=low, high=high)
-    return Pair(first=one, second=other, gain=gain)
+    return Pair(first=one, second=other, gain=gain, p_value=p_value)
 
 
 def _equal(first: Outcomes, second: Outcomes) -> bool:
@@ -181,6 +186,8 @@ def _outcomes(said: pl.DataFrame, groups: np.ndarray) -> Outcomes:
     )
 
 
-def pair_as_dict(pair: Pair) -> dict[str, dict[str, float | str | None]]:
+def pair_as_dict(pair: Pair) -> dict[str, Any]:
     """For JSON."""
-    return {name: getattr(pair, name).as_dict() for name in ("first", "second", "gain")}
+    estimates = {name: getattr(pair, name).as_dict() for name in ("first", "second", "gain")}
+    p_value = None if pair.p_value is None else round(pair.p_value, DECIMALS)
+    return {**estimates, "p_value": p_value}

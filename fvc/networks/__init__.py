@@ -121,6 +121,15 @@ class ClipClassifier(nn.Module):
         clips = (pixels.movedim(1, 2).contiguous() / 255 - mean) / std
         return clips if mask is None else clips.masked_fill(~mask[:, None, None], 0)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it scores."""
+        return self.mean.device
+
+    def score(self, pixels: UInt8[Tensor, "N T C H W"]) -> Float[Tensor, "N 1"]:
+        """The logits of stored RGB clips, on the device that holds the network."""
+        return self(self.normalise(pixels))
+
     def forward(
         self, clips: Tensor, mask: Bool[Tensor, "N H W"] | None = None
     ) -> Float[Tensor, "N 1"]:

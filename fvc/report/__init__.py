@@ -87,8 +87,8 @@ class Section:
 class Headline:
     """What a reader takes away who reads no further."""
 
-    beats_probes: bool
-    """It may look like good news."""
+    good_news: bool
+    """It may look like that."""
     statement: str
     numbers: Sequence[tuple[str, str, str]]
     """Name, value, interval."""
@@ -99,6 +99,8 @@ class Headline:
     comparison: Grid | None = None
     """The model beside its rivals."""
     terms: Terms = ()
+    title: str = "how far to trust this model"
+    """The question that the page answers."""
 
 
 def render(headline: Headline, sections: Sequence[Section]) -> str:

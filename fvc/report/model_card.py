@@ -24,6 +24,16 @@ MEASURES: Mapping[str, str] = {
 }
 """The rows of the table of scores, by the names of `metrics.json`."""
 
+INTENDED_USE = """## Intended use
+
+It takes the bytes of a video and answers `real`, `fake` or `uncertain`, with a probability for
+each part of the video. It is a second opinion for a person who checks footage, and may sort what
+that person looks at first.
+
+**Do not use it** to remove, label or rank videos without a person, to accuse anybody, as evidence
+in a court, or on footage unlike that of the training corpus."""
+"""What every version is for."""
+
 GAP = "&emsp;"
 """Before a cell: MLflow's page sets the columns of a table without a space between them."""
 
@@ -70,7 +80,12 @@ def model_card(facts: Facts) -> str:
 
     A paragraph is one line, as MLflow's page breaks lines where the text does.
     """
-    return re.sub(r"(?<=[^\n|])\n *(?=[^\n #|-])", " ", _wrapped_card(facts))
+    return unwrapped(_wrapped_card(facts))
+
+
+def unwrapped(text: str) -> str:
+    """Markdown whose paragraphs are one line each."""
+    return re.sub(r"(?<=[^\n|])\n *(?=[^\n #|-])", " ", text)
 
 
 def _wrapped_card(facts: Facts) -> str:
@@ -84,14 +99,7 @@ This version {decision.outcome}. It {beats} the best probe.
 
 {reasons}
 
-## Intended use
-
-It takes the bytes of a video and answers `real`, `fake` or `uncertain`, with a probability for
-each part of the video. It is a second opinion for a person who checks footage, and may sort what
-that person looks at first.
-
-**Do not use it** to remove, label or rank videos without a person, to accuse anybody, as evidence
-in a court, or on footage unlike that of the training corpus.
+{INTENDED_USE}
 
 ## Metrics
 

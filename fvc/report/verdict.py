@@ -88,7 +88,7 @@ def headline_of(
     if few and beaten and not num_leaks:
         statement = f"{statement.removesuffix('.')}, but on very few videos."
     return Headline(
-        beats_probes=beaten and not num_leaks and not few,
+        good_news=beaten and not num_leaks and not few,
         statement=statement,
         text=[*_in_plain_words(roc_auc, confidence), *few],
         numbers=[

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fvc.errors import FvcError
 from fvc.evidence.calibration import Calibration
-from fvc.networks import ClipClassifier
+from fvc.networks.ensemble import Network
 from fvc.predict import video_logit
 from fvc.serving.decoders import Decoders
 from fvc.serving.scorer import Scorer
@@ -58,7 +58,7 @@ class Answerer:
 
     def __init__(
         self,
-        network: ClipClassifier,
+        network: Network,
         settings: Settings,
         version: str | None = None,
         decoders: int | None = None,

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fvc.evidence.explainers import explainer_of
-from fvc.networks import ClipClassifier
+from fvc.networks.ensemble import Ensemble, Network
 from fvc.overlay import overlay
 from fvc.predict import video_logit
 
@@ -19,20 +19,23 @@ SHOWN = 4
 
 
 def overlay_png(
-    network: ClipClassifier, pixels: UInt8[Tensor, "N T C H W"], logits: Float[Tensor, "N"]
+    network: Network, pixels: UInt8[Tensor, "N T C H W"], logits: Float[Tensor, "N"]
 ) -> str:
     """Lay the network's map, of its last explained layer, over frames of one clip, side by side.
 
-    The clip is the one that speaks most for what the video was called.
+    The clip is the one that speaks most for what the video was called. Of an ensemble it is the
+    mean of its members' maps.
 
     Returns:
         A PNG, in base64.
     """
     side: Literal["real", "fake"] = "fake" if video_logit(logits) >= 0 else "real"
     clip = pixels[int((logits if side == "fake" else -logits).argmax())]
-    *_, seen = explainer_of(network)(network, clip, side).values()
+    members = network.parts if isinstance(network, Ensemble) else [network]
+    maps = [list(explainer_of(each)(each, clip, side).values())[-1].values for each in members]
+    seen = np.mean(maps, axis=0)
     shown = np.linspace(0, len(clip) - 1, min(SHOWN, len(clip))).round().astype(int)
-    frames = overlay(clip.numpy()[shown], seen.values[shown])
+    frames = overlay(clip.numpy()[shown], seen[shown])
     strip = np.concatenate(list(frames.transpose(0, 2, 3, 1)), axis=1)
     file = BytesIO()
     Image.fromarray(strip).save(file, format="png", optimize=True)

@@ -13,7 +13,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
-from fvc.networks import load_network
+from fvc.networks.ensemble import load_any
 from fvc.serving.answering import Answerer, Wishes
 from fvc.serving.settings import Settings
 
@@ -71,7 +71,7 @@ class VideoVerdict(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Read weights and settings, no pickle among them, and start the processes that decode."""
         folder = Path(context.artifacts["network"])
-        network = load_network(folder)
+        network = load_any(folder)
         network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         self.answerer = Answerer(network, Settings.read(folder), version_in(folder.parents[1]))
 

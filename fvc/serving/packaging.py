@@ -18,7 +18,8 @@ from mlflow.tracking import MlflowClient
 
 from fvc.encoding import encode
 from fvc.errors import FvcError
-from fvc.networks import ARCHITECTURES, DESCRIPTION, WEIGHTS, read_description
+from fvc.networks import ARCHITECTURES, DESCRIPTION, read_description
+from fvc.networks.ensemble import files_of
 from fvc.serving.answering import Answerer
 from fvc.serving.model import SIGNATURE, VideoVerdict
 from fvc.serving.settings import Settings
@@ -46,11 +47,11 @@ def log_model(
     run_id: str,
     tags: Mapping[str, str],
 ) -> str:
-    """Store a model with the run that trained it, as a new version of `name`.
+    """Store a model with the run that it came out of, as a new version of `name`.
 
     Args:
         name: Of the registered model.
-        network: The folder that `save_network` filled.
+        network: The folder that `save_network` filled, or that of an ensemble.
         settings: What the model needs besides its weights.
         extras: Files kept with the version.
         run_id: The run, finished or not.
@@ -62,7 +63,10 @@ def log_model(
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "network"
         folder.mkdir()
-        for source in (network / WEIGHTS, network / DESCRIPTION, *extras):
+        for path in files_of(network):
+            (folder / path).parent.mkdir(exist_ok=True)
+            copy2(network / path, folder / path)
+        for source in extras:
             copy2(source, folder / source.name)
         settings.write(folder)
         # pyfunc.log_model would reopen the run and change when it ended.
@@ -86,9 +90,10 @@ def log_model(
 
 def requirements_of(network: Path) -> list[str]:
     """What a model of the network in a folder has to install, each in the version that is here."""
-    model, _ = read_description(network)
-    own = ARCHITECTURES[model.network].requirements
-    return [f"{package}=={version(package)}" for package in (*REQUIREMENTS, *own)]
+    folders = [network / path.parent for path in files_of(network) if path.name == DESCRIPTION]
+    models = [read_description(folder)[0] for folder in folders]
+    own = {package for each in models for package in ARCHITECTURES[each.network].requirements}
+    return [f"{package}=={version(package)}" for package in (*REQUIREMENTS, *sorted(own))]
 
 
 def _begin_model(name: str, run_id: str, tags: Mapping[str, str]) -> str:

@@ -15,17 +15,18 @@ from functools import partial
 from heapq import heappop, heappush
 from queue import SimpleQueue
 from threading import Lock, Semaphore, Thread
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import finalize, ref
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fvc.networks import ClipClassifier
+from fvc.networks.ensemble import Network
 from fvc.predict import CLIPS_AT_ONCE, clip_logits
 
 Result = TypeVar("Result")
+Scored = TypeVar("Scored", bound=Network)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class _Clips:
 class _Work:
     """Anything else, which is done alone."""
 
-    do: Callable[[ClipClassifier], Any]
+    do: Callable[[Any], Any]
     done: "Future[Any]" = field(default_factory=Future)
 
 
@@ -144,7 +145,7 @@ class _Crew:
             yield
 
 
-class Scorer:
+class Scorer(Generic[Scored]):
     """The threads that alone use a network; any other may ask them.
 
     They end with `close`, or when nobody refers to this any more.
@@ -153,8 +154,8 @@ class Scorer:
         network: On the device that scores.
     """
 
-    def __init__(self, network: ClipClassifier) -> None:
-        crew = _Crew(torch.get_num_threads() if network.mean.device.type == "cpu" else 1)
+    def __init__(self, network: Scored) -> None:
+        crew = _Crew(torch.get_num_threads() if network.device.type == "cpu" else 1)
         self._waiting = _Waiting(crew.size)
         # They must not refer to this, or that would always be referred to.
         task = partial(_run, network, self._waiting, crew)
@@ -185,7 +186,7 @@ class Scorer:
         self._put(asked)
         return asked.done.result()
 
-    def call(self, work: Callable[[ClipClassifier], Result]) -> Result:
+    def call(self, work: Callable[[Scored], Result]) -> Result:
         """Do something with the network while nobody else uses it."""
         asked = _Work(work)
         self._put(asked)
@@ -215,12 +216,12 @@ class Scorer:
             thread.join()
 
 
-def _close(scorer: "ref[Scorer]") -> None:
+def _close(scorer: "ref[Scorer[Any]]") -> None:
     if (still_there := scorer()) is not None:
         still_there.close()
 
 
-def _run(network: ClipClassifier, waiting: _Waiting, crew: _Crew, thread: int) -> None:
+def _run(network: Network, waiting: _Waiting, crew: _Crew, thread: int) -> None:
     while (asked := waiting.take(thread)) is not None:
         if isinstance(asked, _Work):
             with crew.whole():
@@ -248,11 +249,11 @@ def _grouped(first: _Clips, waiting: _Waiting, most: int) -> list[_Clips]:
     return group
 
 
-def _do(network: ClipClassifier, asked: _Work) -> list[Any]:
+def _do(network: Network, asked: _Work) -> list[Any]:
     return [asked.do(network)]
 
 
-def _score(network: ClipClassifier, group: list[_Clips]) -> list[Tensor]:
+def _score(network: Network, group: list[_Clips]) -> list[Tensor]:
     pixels = torch.cat([each.pixels for each in group])
     logits = clip_logits(network, pixels)
     return list(torch.split(logits, [len(each.pixels) for each in group]))

@@ -26,6 +26,7 @@ from fvc.evidence.promotion import Decision, Evidence, Opponent, decide, stay
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
 from fvc.fold_videos import LABELS
 from fvc.networks import WEIGHTS, load_network, read_description
+from fvc.networks.ensemble import weights_sha256
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, INDEX, PREDICTIONS, part_in
 from fvc.report.model_card import Facts, Measured, model_card
@@ -125,7 +126,7 @@ def compare(
             logits = locked.kept_logits(kept, candidate.videos)
             if logits is None:
                 network = locked.load_registered(folder)
-                weights = sha256_of_file(folder / WEIGHTS)
+                weights = weights_sha256(folder)
                 registry.mark_read(client, locked.digest_of(candidate.videos), weights)
                 logits = locked.logits_of(network, candidate.videos, case.places)
         except (locked.IncomparableError, ValueError) as error:

@@ -62,6 +62,7 @@ CODE = (
     "memory.py",
     "networks/__init__.py",
     "networks/architecture.py",
+    "networks/ensemble.py",
     "networks/forensic.py",
     "networks/frame_r18.py",
     "networks/inception.py",

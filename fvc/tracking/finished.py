@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +19,15 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from fvc.errors import FvcError
 from fvc.records import OUT_OF_FOLD
+from fvc.tracking.experiments import experiment_params_sha256
+from fvc.tracking.store import find_runs
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 SCORES = "out_of_fold.csv"
 """The artifact with what the cross-validation said of each tested video."""
+
+SAME = {"fvc.data_sha256": "videos or labels", "fvc.folds_sha256": "folds"}
+"""Tags that tell two tests apart, and what differs in them."""
 
 LIST = "Look at 'mlflow ui' for the runs that there are"
 
@@ -44,8 +50,8 @@ def read_cross_validation(client: MlflowClient, which: str) -> CrossValidation:
 
     Args:
         client: Of the store.
-        which: A run's id or name, the name of DVC's experiment, or the URI of a registered
-            version: `models:/fvc/3`.
+        which: A run's id or name, the name of an experiment that DVC keeps or kept, or the
+            URI of a registered version: `models:/fvc/3`.
 
     Raises:
         FvcError: There is none of that name, or several; it is no cross-validation, or
@@ -53,11 +59,8 @@ def read_cross_validation(client: MlflowClient, which: str) -> CrossValidation:
     """
     run = _cross_validation_run(client, _found(client, which), which)
     try:
-        with TemporaryDirectory() as scratch:
-            local = mlflow.artifacts.download_artifacts(
-                run_id=run.info.run_id, artifact_path=SCORES, dst_path=scratch
-            )
-            table = OUT_OF_FOLD.read(Path(local))
+        with artifact(run.info.run_id, SCORES) as local:
+            table = OUT_OF_FOLD.read(local)
     except FvcError as error:
         cause = f"its {SCORES} {error.args[1]}"
         raise FvcError(which, cause, "Evaluate it anew with 'dvc repro -f -s evaluate'") from error
@@ -72,6 +75,21 @@ def read_cross_validation(client: MlflowClient, which: str) -> CrossValidation:
         tags=dict(run.data.tags),
         out_of_fold=table,
     )
+
+
+@contextmanager
+def artifact(run_id: str, name: str) -> Iterator[Path]:
+    """One file of a run, until the block ends.
+
+    Raises:
+        MlflowException: The run has none of that name.
+        OSError: The store has lost it.
+    """
+    with TemporaryDirectory() as scratch:
+        local = mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path=name, dst_path=scratch
+        )
+        yield Path(local)
 
 
 def _evaluated_with(run: Run) -> dict[str, str]:
@@ -100,6 +118,7 @@ def _found(client: MlflowClient, which: str) -> Run:
     # A run's name goes on with what its experiment changed.
     named = _with(client, "attributes.run_name", which)
     named = named or _with(client, "tags.`fvc.experiment`", which)
+    named = named or _of_experiment(client, which)
     # The children of a cross-validation may be called as it is.
     above = [run for run in named if run.data.tags.get("fvc.kind") == "cross-validation"] or named
     if not above:
@@ -108,6 +127,18 @@ def _found(client: MlflowClient, which: str) -> Run:
         ids = ", ".join(run.info.run_id for run in above)
         raise FvcError(which, f"names {len(above)} runs ({ids})", "Give the id of one of them")
     return above[0]
+
+
+def _of_experiment(client: MlflowClient, name: str) -> list[Run]:
+    """The latest finished run with the parameters of DVC's experiment of that name.
+
+    What DVC has run before it does not run again: the experiment then has no run of its own.
+    """
+    params_sha256 = experiment_params_sha256(name)
+    if params_sha256 is None:
+        return []
+    known = {"fvc.kind": "cross-validation", "fvc.params_sha256": params_sha256}
+    return [run for run in find_runs(client, known) if run.info.status == "FINISHED"][-1:]
 
 
 def _with(client: MlflowClient, field: str, value: str) -> list[Run]:
@@ -134,3 +165,20 @@ def _cross_validation_run(client: MlflowClient, run: Run, which: str) -> Run:
         cause = f"is the run of fold {run.data.tags.get('fvc.fold')}, which tests a part alone"
         raise FvcError(which, cause, remedy)
     raise FvcError(which, "is no run of a cross-validation", "Name one that 'dvc repro' made")
+
+
+def check_same_test(first: CrossValidation, second: CrossValidation) -> None:
+    """Make sure that two were tested on the same videos in the same folds.
+
+    Raises:
+        FvcError: The second was not.
+    """
+    keys = ["video_id", "fold", "label"]
+    ours, theirs = (run.out_of_fold.select(keys).sort("video_id") for run in (first, second))
+    others = [what for tag, what in SAME.items() if first.tags.get(tag) != second.tags.get(tag)]
+    if not others and not ours.equals(theirs):
+        others = ["videos or folds"]
+    if others:
+        cause = f"was tested with other {' and other '.join(others)} than {first.name}"
+        remedy = "Leave it out, or compare the two alone: 'fvc compare RUN RUN'"
+        raise FvcError(second.name, cause, remedy)

@@ -13,10 +13,10 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_GIT_DIRTY, MLFLOW_PARENT_RUN_ID
 
 from fvc.errors import FvcError
-from fvc.files import sha256_of_file
-from fvc.networks import WEIGHTS
+from fvc.networks.ensemble import weights_sha256
 from fvc.tracking import registry
 from fvc.tracking.changes import NONE
+from fvc.tracking.comparisons import ENSEMBLE
 from fvc.tracking.notes import run_route, ui_address
 from fvc.tracking.store import find_runs
 
@@ -83,6 +83,9 @@ def lineage_of_model(client: MlflowClient, model: str) -> Lineage:
     except MlflowException as error:
         cause = f"is not in {mlflow.get_tracking_uri()} ({' '.join(str(error).split())})"
         raise FvcError(f"models:/{model}", cause, STORE) from error
+    if version.tags.get("fvc.kind") == ENSEMBLE:
+        cause = f"is an ensemble of the runs {version.tags['fvc.members']}"
+        raise FvcError(f"models:/{model}", cause, "Look at each of them in 'mlflow ui'")
     _check_weights(version)
     return _lineage(_run(client, version.run_id, model), f"models:/{model}", version)
 
@@ -132,7 +135,7 @@ def _check_weights(version: ModelVersion) -> None:
         cause = "has no fvc.weights_sha256: 'register' has not finished it, or never made it"
         raise FvcError(f"models:/{version.name}/{number}", cause, "Run 'dvc repro'")
     with registry.stored(number, version.name) as folder:
-        found = sha256_of_file(folder / WEIGHTS)
+        found = weights_sha256(folder)
     if found != registered:
         cause = f"its weights are {found}, and {registered} was registered: they were changed"
         raise FvcError(f"models:/{version.name}/{number}", cause, "Restore MLflow's artifacts")

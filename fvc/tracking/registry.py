@@ -35,7 +35,7 @@ class Change:
     """What is to become true of the registry, all of it or nothing."""
 
     command: str
-    """Whose change it is: `register` or `rollback`."""
+    """Whose change it is: `register`, `rollback` or `ensemble`."""
     aliases: Mapping[str, str]
     """The number of a version by alias, in the order in which they move."""
     tags: Mapping[str, Mapping[str, str]]
