@@ -3,6 +3,10 @@
 from typing import Any
 
 from fvc.config import ClipsConfig, LoaderConfig, ModelConfig, ServingConfig, TrainConfig
+from fvc.networks import ARCHITECTURES
+
+TRAINED = [name for name, each in ARCHITECTURES.items() if each.classifier is None]
+"""The networks that gradients pass through; the others are fitted as a whole."""
 
 
 def clips_config(num_clips: int, num_frames: int, side_px: int, **changes: Any) -> ClipsConfig:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from settings import clips_config, model_config, train_config
+from settings import TRAINED, clips_config, model_config, train_config
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -105,7 +105,7 @@ def test_r3d_18_has_the_stages_of_its_paper_and_a_head() -> None:
     assert counts["head"] == branches + 2 * 512 + (512 + 1)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_parameter_of_a_network_is_in_one_stage(name: str) -> None:
     network = on_meta(512, network=name)
     staged = [id(each) for _, stage in stages_of(network) for each in stage.parameters()]

@@ -45,7 +45,11 @@ class Corpus:
         self.root = root
         params = load_params(ROOT / "params.yaml")
         self.params: Params = replace(
-            params, model=MODEL, clips=CLIPS, split=replace(params.split, folds=(0, 1))
+            params,
+            model=MODEL,
+            clips=CLIPS,
+            split=replace(params.split, folds=(0, 1)),
+            train=replace(params.train, best_by="validation/roc_auc"),
         )
         rows: list[dict[str, object]] = []
         for number, (clip, label) in enumerate(examples(0, 40)):

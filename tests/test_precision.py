@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from settings import clips_config, model_config
+from settings import TRAINED, clips_config, model_config
 from torch import Tensor, nn
 
-from fvc.networks import ARCHITECTURES, build_network
+from fvc.networks import build_network
 from fvc.precision import (
     PaddedConv3d,
     Precision,
@@ -73,7 +73,7 @@ def gradient_error(layer: nn.Conv3d, shape: torch.Size) -> float:
 
 
 @pytest.mark.parametrize("num_frames", configured_frames())
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_layer_has_the_gradient_of_float32(name: str, num_frames: int) -> None:
     layers = convolutions(name, num_frames)
     errors = {}
@@ -86,7 +86,7 @@ def test_every_layer_has_the_gradient_of_float32(name: str, num_frames: int) -> 
     assert not wrong, f"bfloat16 trains these layers with wrong gradients: {wrong}"
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("num_frames", configured_frames())
 def test_the_depth_that_bfloat16_gets_wrong_occurs(name: str, num_frames: int) -> None:
     depths = {
