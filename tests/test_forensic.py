@@ -207,6 +207,15 @@ def test_the_importance_names_what_tells(tmp_path: Path) -> None:
     assert table["gain"][0] > 0
 
 
+def test_clips_of_one_frame_are_fitted_too(tmp_path: Path) -> None:
+    clips = clips_config(1, 1, 32)
+    network = build_network(MODEL, clips)
+    made = [(clip[:1], label) for clip, label in examples(0, 20)]
+    measured = measure(network, made, [made[0][0][None]], [0], lambda: False)
+    result = boost(network, measured, train_config(), seed=0, scratch=tmp_path)
+    assert result.history[-1]["train/roc_auc"] == 1
+
+
 @pytest.mark.parametrize("changes", [{"loss": "focal"}, {"mixup_alpha": 0.4}])
 def test_what_trees_cannot_do_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(FvcError, match="trees are fitted"):

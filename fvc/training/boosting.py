@@ -183,6 +183,8 @@ def _fit(
     """A target between 0 and 1 is a real and a fake clip of such weights, as in `ClipLoss`."""
     sides = [(1 - targets) * weights[0], targets * weights[1]]
     rows = [np.flatnonzero(side) for side in sides]
+    # scikit-learn cannot divide what is missing everywhere: of clips of one frame, what changes.
+    known = np.where(np.isnan(features).all(axis=0), 0, features)
     trees = HistGradientBoostingClassifier(
         max_iter=ROUNDS,
         learning_rate=LEARNING_RATE,
@@ -197,7 +199,7 @@ def _fit(
     # Sums in several threads are rounded in the order in which they come.
     with threadpool_limits(1):
         trees.fit(
-            features[np.concatenate(rows)],
+            known[np.concatenate(rows)],
             np.repeat([0, 1], [len(each) for each in rows]),
             sample_weight=np.concatenate(
                 [side[each] for side, each in zip(sides, rows, strict=True)]
