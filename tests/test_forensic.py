@@ -282,7 +282,10 @@ def test_bars_stay_black_while_parts_are_smoothed(network: ClipClassifier) -> No
 
     watched = copy.copy(network)
     watched._modules = {**network._modules, "features": Watching()}
-    assert not occlusion(watched, barred, "fake")["occlusion"].is_blank
+    found = occlusion(watched, barred, "fake")["occlusion"]
+    assert not found.is_blank
+    assert found.within == (slice(4, 28), slice(0, 32))
+    assert not found.values[:, [0, 3, -4, -1]].any(), "what is not measured has no part in a map"
     assert not torch.cat(bars).any(), "a bar was taken for a part of the picture"
     assert occlusion(network, torch.zeros_like(barred), "real")["occlusion"].is_blank
 

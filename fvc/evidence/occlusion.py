@@ -111,5 +111,7 @@ def _heat_map(
     peak = values.max()
     frames, height, width = spoke.shape
     return HeatMap(
-        values=(values / peak if peak > 0 else values).numpy(), cells=(frames, height, width)
+        values=(values / peak if peak > 0 else values).numpy(),
+        cells=(frames, height, width),
+        within=box,
     )
