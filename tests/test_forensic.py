@@ -45,7 +45,11 @@ class Corpus:
         self.root = root
         params = load_params(ROOT / "params.yaml")
         self.params: Params = replace(
-            params, model=MODEL, clips=CLIPS, split=replace(params.split, folds=(0, 1))
+            params,
+            model=MODEL,
+            clips=CLIPS,
+            split=replace(params.split, folds=(0, 1)),
+            train=replace(params.train, best_by="validation/roc_auc"),
         )
         rows: list[dict[str, object]] = []
         for number, (clip, label) in enumerate(examples(0, 40)):
@@ -204,6 +208,15 @@ def test_the_importance_names_what_tells(tmp_path: Path) -> None:
     assert table["gain"][0] > 0
 
 
+def test_clips_of_one_frame_are_fitted_too(tmp_path: Path) -> None:
+    clips = clips_config(1, 1, 32)
+    network = build_network(MODEL, clips)
+    made = [(clip[:1], label) for clip, label in examples(0, 20)]
+    measured = measure(network, made, [made[0][0][None]], [0], lambda: False)
+    result = boost(network, measured, train_config(), seed=0, scratch=tmp_path)
+    assert result.history[-1]["train/roc_auc"] == 1
+
+
 @pytest.mark.parametrize("changes", [{"loss": "focal"}, {"mixup_alpha": 0.4}])
 def test_what_trees_cannot_do_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(FvcError, match="trees are fitted"):
@@ -271,7 +284,10 @@ def test_bars_stay_black_while_parts_are_smoothed(network: ClipClassifier) -> No
 
     watched = copy.copy(network)
     watched._modules = {**network._modules, "features": Watching()}
-    assert not occlusion(watched, barred, "fake")["occlusion"].is_blank
+    found = occlusion(watched, barred, "fake")["occlusion"]
+    assert not found.is_blank
+    assert found.within == (slice(4, 28), slice(0, 32))
+    assert not found.values[:, [0, 3, -4, -1]].any(), "what is not measured has no part in a map"
     assert not torch.cat(bars).any(), "a bar was taken for a part of the picture"
     assert occlusion(network, torch.zeros_like(barred), "real")["occlusion"].is_blank
 

@@ -31,6 +31,8 @@ class HeatMap:
     """In [0, 1]; 1 is the largest of this map. All are 0 where nothing spoke for the side."""
     cells: tuple[int, int, int]
     """The layer's own resolution (t, h, w): what is finer in `values` is interpolated."""
+    within: tuple[slice, slice] = (slice(None), slice(None))
+    """The rows and columns that could speak at all; elsewhere all values are 0."""
 
     @property
     def is_blank(self) -> bool:
@@ -186,7 +188,8 @@ def randomisation_check(
     All layers are randomised at once. The rank correlation is that of a map
     with its successor, averaged over clips and draws, since by chance a coarse
     map may be like another, or its opposite. A map that has become blank
-    repeats nothing and counts as 0; one that was blank is left out.
+    repeats nothing and counts as 0; one that was blank is left out. Where no
+    map of this kind could speak, their likeness says nothing, and is left out.
 
     Args:
         network: Of the kind that made the maps; its weights do not matter.
@@ -210,7 +213,8 @@ def randomisation_check(
             others = explain(forgetful, one.clip, one.side)
             for name, own in one.maps.items():
                 if not own.is_blank:
-                    found[name].append(_rank_correlation(own.values, others[name].values))
+                    both = (each.values[(..., *own.within)] for each in (own, others[name]))
+                    found[name].append(_rank_correlation(*both))
     return {name: float(np.mean(values)) if values else None for name, values in found.items()}
 
 

@@ -30,8 +30,8 @@ def occlusion(network: ClipClassifier, clip: Tensor, side: Side) -> dict[str, He
     Part after part is smoothed until all are, in several orders that are the
     same for every clip. A part spoke for a side as far as the logit moved away
     from it when its turn came, on average. Smoothed alone, a part would often
-    change nothing at all: trees have thresholds. Black bars stay black. Equal
-    arguments give equal maps.
+    change nothing at all: trees have thresholds. Black bars are not smoothed,
+    and no part of them speaks. Equal arguments give equal maps.
 
     Args:
         network: Any.
@@ -53,8 +53,9 @@ def occlusion(network: ClipClassifier, clip: Tensor, side: Side) -> dict[str, He
     if clip.ndim != 4 or clip.dtype != torch.uint8:
         raise ValueError(f"clip is {tuple(clip.shape)} of {clip.dtype}, not (T, C, H, W) of uint8")
     pixels = clip.numpy()
-    smooth = _smoothed(pixels)
-    parts = _parts((len(pixels), *pixels.shape[2:]))
+    box = picture_of(pixels)
+    smooth = _smoothed(pixels, box)
+    parts = _parts(slice(0, len(pixels)), *box)
     lost = np.zeros(parts.shape, np.float32)
     for order in _orders(parts.size):
         steps = [pixels.copy()]
@@ -65,14 +66,15 @@ def occlusion(network: ClipClassifier, clip: Tensor, side: Side) -> dict[str, He
         logits = clip_logits(network, torch.from_numpy(np.stack(steps))).numpy()
         lost.flat[order] += logits[:-1] - logits[1:]
     signed = lost if side == "fake" else -lost
-    return {"occlusion": _heat_map(signed, (len(pixels), *pixels.shape[2:]))}
+    return {"occlusion": _heat_map(signed, (len(pixels), *pixels.shape[2:]), box)}
 
 
-def _parts(shape: tuple[int, int, int]) -> np.ndarray:
-    """A grid of slices in time, height and width."""
+def _parts(*extents: slice) -> np.ndarray:
+    """A grid of slices in time, height and width; without a picture, of a single empty one."""
     cuts = []
-    for length, count in zip(shape, CELLS, strict=True):
-        ends = np.linspace(0, length, min(count, length) + 1).astype(int)
+    for extent, count in zip(extents, CELLS, strict=True):
+        length = extent.stop - extent.start
+        ends = np.linspace(extent.start, extent.stop, max(min(count, length), 1) + 1).astype(int)
         cuts.append([slice(*pair) for pair in pairwise(ends.tolist())])
     parts = np.empty([len(each) for each in cuts], object)
     for place in np.ndindex(*parts.shape):
@@ -88,19 +90,28 @@ def _orders(count: int) -> Iterator[Int[np.ndarray, "N"]]:
         yield order[::-1]
 
 
-def _smoothed(pixels: UInt8[np.ndarray, "T C H W"]) -> UInt8[np.ndarray, "T C H W"]:
-    rows, columns = picture_of(pixels)
+def _smoothed(
+    pixels: UInt8[np.ndarray, "T C H W"], box: tuple[slice, slice]
+) -> UInt8[np.ndarray, "T C H W"]:
     smooth = pixels.copy()
-    picture = pixels[:, :, rows, columns]
+    picture = pixels[(..., *box)]
     if picture.size:
-        smooth[:, :, rows, columns] = uniform_filter(picture, size=(1, 1, *(SMOOTHING_PX,) * 2))
+        smooth[(..., *box)] = uniform_filter(picture, size=(1, 1, *(SMOOTHING_PX,) * 2))
     return smooth
 
 
-def _heat_map(spoke: Float[np.ndarray, "t h w"], shape: tuple[int, int, int]) -> HeatMap:
-    coarse = torch.from_numpy(spoke)[None, None].relu()
-    fine = interpolate(coarse, size=shape, mode="trilinear", align_corners=False)[0, 0]
-    peak = fine.max()
-    values = fine / peak if peak > 0 else fine
+def _heat_map(
+    spoke: Float[np.ndarray, "t h w"], shape: tuple[int, int, int], box: tuple[slice, slice]
+) -> HeatMap:
+    values = torch.zeros(shape)
+    own = values[(..., *box)]
+    if own.numel():
+        coarse = torch.from_numpy(spoke)[None, None].relu()
+        own[:] = interpolate(coarse, size=own.shape, mode="trilinear", align_corners=False)[0, 0]
+    peak = values.max()
     frames, height, width = spoke.shape
-    return HeatMap(values=values.numpy(), cells=(frames, height, width))
+    return HeatMap(
+        values=(values / peak if peak > 0 else values).numpy(),
+        cells=(frames, height, width),
+        within=box,
+    )

@@ -107,11 +107,15 @@ class BoostedTrees(nn.Module):
         return self.staged(features)[:, -1:].float()
 
     def reset_parameters(self) -> None:
-        """Forget which leaf says what: the values of all leaves change places at random."""
-        # Only leaves have one; trees that were never filled stay out of it.
-        leaves = self.value != 0
-        values = self.value[leaves]
-        self.value[leaves] = values[torch.randperm(len(values))]
+        """Forget what is asked, at which level, and what follows; the shapes of trees stay.
+
+        Levels and values change places at random, so they stay of a sensible size.
+        """
+        # Only leaves have a value; trees that were never filled stay out of it.
+        asks, says = self.left != self.right, self.value != 0
+        self.feature[asks] = torch.randint(self.num_features, (int(asks.sum()),))
+        for values, own in ((self.threshold, asks), (self.value, says)):
+            values[own] = values[own][torch.randperm(int(own.sum()))]
 
     def gains(self) -> Float64[np.ndarray, "F"]:
         """How much the questions about each feature lowered the loss that was fitted, in all."""

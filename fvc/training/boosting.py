@@ -50,7 +50,11 @@ class Measured:
 
 
 def rounds_as_epochs(config: TrainConfig) -> TrainConfig:
-    """What is said of a training where each round counts as an epoch, and all are made.
+    """What a training is where each round counts as an epoch, and all are made.
+
+    The validation loss chooses the best one, whatever `best_by` says: a tree or
+    two may rank a few videos without a mistake, and only the loss tells that
+    more trees are surer of it.
 
     Raises:
         FvcError: It asks for what trees cannot do.
@@ -61,7 +65,7 @@ def rounds_as_epochs(config: TrainConfig) -> TrainConfig:
     if config.mixup_alpha:
         where, cause = f"train.mixup_alpha: {config.mixup_alpha}", "trees are fitted to whole clips"
         raise FvcError(where, cause, "Set it to 0.0")
-    return replace(config, epochs=ROUNDS, patience=ROUNDS)
+    return replace(config, epochs=ROUNDS, patience=ROUNDS, best_by="validation/loss")
 
 
 def measure(
@@ -126,19 +130,20 @@ def boost(
     Args:
         network: Its trees are replaced.
         measured: By this network.
-        config: Read are loss, label_smoothing, imbalance and best_by. Batches
-            and draws that balance the classes are weights here.
+        config: Read are loss, label_smoothing and imbalance. Batches and draws
+            that balance the classes are weights here.
         seed: Of scikit-learn, which draws nothing at present.
         scratch: Where `IMPORTANCE` is written: the gain of each feature.
         on_epoch: Called with all rounds.
 
     Raises:
-        FvcError: The series that chooses the best round is undefined.
+        FvcError: The configuration asks for what trees cannot do.
 
     Source:
         Friedman, "Greedy function approximation: a gradient boosting machine",
         2001; Ke et al., "LightGBM", 2017, for histograms.
     """
+    config = rounds_as_epochs(config)
     loss = _loss(config, measured.labels)
     targets = _targets(measured.labels, config.label_smoothing)
     _fit(network, measured.examples.numpy(), targets, loss.weights, seed)
@@ -178,6 +183,8 @@ def _fit(
     """A target between 0 and 1 is a real and a fake clip of such weights, as in `ClipLoss`."""
     sides = [(1 - targets) * weights[0], targets * weights[1]]
     rows = [np.flatnonzero(side) for side in sides]
+    # scikit-learn cannot divide what is missing everywhere: of clips of one frame, what changes.
+    known = np.where(np.isnan(features).all(axis=0), 0, features)
     trees = HistGradientBoostingClassifier(
         max_iter=ROUNDS,
         learning_rate=LEARNING_RATE,
@@ -192,7 +199,7 @@ def _fit(
     # Sums in several threads are rounded in the order in which they come.
     with threadpool_limits(1):
         trees.fit(
-            features[np.concatenate(rows)],
+            known[np.concatenate(rows)],
             np.repeat([0, 1], [len(each) for each in rows]),
             sample_weight=np.concatenate(
                 [side[each] for side, each in zip(sides, rows, strict=True)]
