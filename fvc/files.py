@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,13 @@ def sha256_of_file(source: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes, read in blocks."""
     with source.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_code(names: Iterable[str]) -> list[str]:
+    """The digests of our own modules, or of all in one of our folders, by their paths in fvc/."""
+    sources = [Path(__file__).parent / name for name in names]
+    modules = [sorted(each.rglob("*.py")) if each.is_dir() else [each] for each in sources]
+    return [sha256_of_file(module) for each in modules for module in each]
 
 
 def sha256_of(value: Any) -> str:

@@ -1,6 +1,7 @@
 """What imports what in our package, read from the source without running it."""
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -36,3 +37,8 @@ def reach_of(source: Path, *, lazily: bool = True) -> set[Path]:
         reached.add(current)
         waiting |= imports_of(current, lazily=lazily) - reached
     return reached
+
+
+def as_folders(names: Iterable[str], folder: str) -> set[str]:
+    """Names of files, where those in one folder are the folder itself."""
+    return {folder if name.startswith(f"{folder}/") else name for name in names}

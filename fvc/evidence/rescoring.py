@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from fvc.config import ClipsConfig
 from fvc.errors import FvcError
 from fvc.evidence.perturbations import clips_of_versions, version_names
-from fvc.files import read_json, sha256_of, sha256_of_file, write_json
+from fvc.files import read_json, sha256_of, sha256_of_code, sha256_of_file, write_json
 from fvc.networks import WEIGHTS, ClipClassifier, load_network
 from fvc.pool import Failure, run_isolated
 from fvc.precision import choose_precision
@@ -25,26 +25,7 @@ CODE = (
     "evidence/perturbations.py",
     "flow.py",
     "memory.py",
-    "networks/__init__.py",
-    "networks/architecture.py",
-    "networks/ensemble.py",
-    "networks/forensic.py",
-    "networks/frame_r18.py",
-    "networks/inception.py",
-    "networks/mvit.py",
-    "networks/onednn.py",
-    "networks/padding.py",
-    "networks/pretrained.py",
-    "networks/resnet3d.py",
-    "networks/s3d.py",
-    "networks/slowfast.py",
-    "networks/swin3d.py",
-    "networks/timesformer.py",
-    "networks/transformers_video.py",
-    "networks/trees.py",
-    "networks/two_stream.py",
-    "networks/videomae.py",
-    "networks/vivit.py",
+    "networks",
     "predict.py",
     "residuals.py",
     "sampling.py",
@@ -185,6 +166,5 @@ def _key(video_sha256: str, weights_sha256: str, config: ClipsConfig) -> str:
 
 @cache
 def _code() -> list[str]:
-    package = Path(__file__).parents[1]
     versions = [version(name) for name in ("av", "numpy", "opencv-python-headless", "torch")]
-    return [*versions, *(sha256_of_file(package / name) for name in CODE)]
+    return [*versions, *sha256_of_code(CODE)]

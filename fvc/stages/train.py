@@ -19,7 +19,7 @@ from fvc.distributed import World, part_of, world
 from fvc.errors import FvcError, Stopped
 from fvc.evidence.fold_outputs import final_results
 from fvc.evidence.metrics import Outcomes, confusion_matrix
-from fvc.files import read_json, replacing, sha256_of, sha256_of_file
+from fvc.files import read_json, replacing, sha256_of, sha256_of_code, sha256_of_file
 from fvc.fold_videos import video_clips, videos_of_fold
 from fvc.loading import ClipLoader
 from fvc.memory import exhaustion_in_one_line, release
@@ -60,26 +60,7 @@ CODE = (
     "fold_videos.py",
     "loading.py",
     "memory.py",
-    "networks/__init__.py",
-    "networks/architecture.py",
-    "networks/ensemble.py",
-    "networks/forensic.py",
-    "networks/frame_r18.py",
-    "networks/inception.py",
-    "networks/mvit.py",
-    "networks/onednn.py",
-    "networks/padding.py",
-    "networks/pretrained.py",
-    "networks/resnet3d.py",
-    "networks/s3d.py",
-    "networks/slowfast.py",
-    "networks/swin3d.py",
-    "networks/timesformer.py",
-    "networks/transformers_video.py",
-    "networks/trees.py",
-    "networks/two_stream.py",
-    "networks/videomae.py",
-    "networks/vivit.py",
+    "networks",
     "precision.py",
     "predict.py",
     "recompression.py",
@@ -130,7 +111,7 @@ def binding_of(
             fold,
             keys,
             _pretrained_sha256(Path(identity.params.model.pretrained)),
-            [sha256_of_file(PACKAGE / name) for name in CODE],
+            sha256_of_code(CODE),
             str(torch.__version__),
         ]
     )
