@@ -169,6 +169,7 @@ def test_of_two_evaluations_the_run_has_the_files_of_the_second(
     assert not store.list_artifacts(parent.info.run_id, "examples")
 
 
+@pytest.mark.usefixtures("store")
 def test_the_page_of_a_fold_says_at_which_threshold_unless_its_user_spoke(
     folds: pl.DataFrame, tmp_path: Path
 ) -> None:

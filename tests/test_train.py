@@ -394,7 +394,8 @@ def test_other_parameters_from_the_command_line_reach_a_run_of_their_own(
     places = {
         "--params": source,
         "--model": corpus.root / "model",
-        **{f"--{name}": corpus.root / name for name in ("clips", "augmented", "checkpoints")},
+        **{f"--{name}": corpus.root / name for name in ("clips", "augmented", "flow")},
+        "--checkpoints": corpus.root / "checkpoints",
         **{"--clips-summary": corpus.root / "clips.json", "--runs": corpus.root / "runs"},
         "--folds": corpus.root / "folds.parquet",
     }
