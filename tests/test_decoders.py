@@ -177,6 +177,8 @@ def test_a_process_that_is_not_itself_any_more_is_not_believed(
         f"for reply in {replies}: server.send_bytes(reply)\nserver.recv_bytes()\n"
     )
     monkeypatch.setattr(decoders, "PROGRAM", program)
+    # It is alive, and whether it is about to end is not waited for.
+    monkeypatch.setattr(decoders, "GONE_S", 0.1)
     with decoding(serving_config()) as started, pytest.raises(VideoError, match="crashed"):
         started.clips(VIDEO, CLIPS)
 

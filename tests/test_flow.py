@@ -129,10 +129,10 @@ class FlowSpace(Workspace):
         )
 
     def contents(self) -> dict[str, bytes]:
-        return {file.stem: file.read_bytes() for file in sorted(self.flow.iterdir())}
+        return {file.stem: file.read_bytes() for file in sorted(self.flow.glob("*.pt"))}
 
     def times(self) -> dict[str, int]:
-        return {file.stem: file.stat().st_mtime_ns for file in self.flow.iterdir()}
+        return {file.stem: file.stat().st_mtime_ns for file in self.flow.glob("*.pt")}
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_network_that_does_not_see_it_has_none(
 ) -> None:
     workspace.run()
     workspace.run(COMMITTED)
-    assert list(workspace.flow.iterdir()) == []
+    assert [file.name for file in workspace.flow.iterdir()] == ["summary.json"]
     assert "network r3d_18 does not see the flow: nothing is stored" in capsys.readouterr().err
 
 

@@ -1,6 +1,6 @@
 """What holds for every network that `model.network` may name, at the smallest clips of use."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +34,17 @@ from fvc.training.fine_tuning import parameter_groups, set_trainable, stages_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-each_network = pytest.mark.parametrize("name", ARCHITECTURES)
-each_trained = pytest.mark.parametrize("name", TRAINED)
+LARGE = {"timesformer", "vivit_b", "videomae_b"}
+"""They take seconds where the others take parts of one; the small VideoMAE is made as they are."""
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    """The names of networks, as parameters."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in names]
+
+
+each_network = pytest.mark.parametrize("name", marked(ARCHITECTURES))
+each_trained = pytest.mark.parametrize("name", marked(TRAINED))
 
 LIBRARY: dict[str, tuple[Callable[[], nn.Module], str, float]] = {
     "r3d_18": (video.r3d_18, "fc.", 33.2),
@@ -89,7 +98,7 @@ def some_pixels(clips: ClipsConfig, number: int = 4) -> Tensor:
     return torch.randint(60, 160, shape, dtype=torch.uint8, generator=generator)
 
 
-@each_network
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_its_name_is_all_that_a_configuration_needs(name: str, tmp_path: Path) -> None:
     params = compose(tmp_path / "params.yaml", f"model={name}")
     assert params.model.network == name
@@ -97,13 +106,13 @@ def test_its_name_is_all_that_a_configuration_needs(name: str, tmp_path: Path) -
     assert features_of(on_meta(name, params.clips))[:2] == (2, ARCHITECTURES[name].channels)
 
 
-@each_network
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_it_takes_the_clips_of_the_largest_scale(name: str, tmp_path: Path) -> None:
     params = compose(tmp_path / "params.yaml", f"model={name}", "scale=full")
     assert not TAKES[name].refusal(params.clips)
 
 
-@each_network
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_size_and_cost_are_the_published_ones(name: str) -> None:
     architecture = ARCHITECTURES[name]
     published = architecture.published
@@ -131,7 +140,7 @@ def test_size_is_that_of_the_library_without_its_classifier(name: str) -> None:
     assert expected / 1e6 == pytest.approx(millions, abs=0.05)
 
 
-@each_network
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_smallest_clips_are_taken_and_smaller_ones_refused(name: str) -> None:
     takes = TAKES[name]
     smallest = small_clips(name, frames=1, side_px=1)
