@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,10 +147,12 @@ def test_kills_of_decoders_under_load_cost_what_they_held(server: tuple[str, int
         nonlocal killed
         while killed < num_kills and not done.wait(0.5):
             for process in psutil.Process(process_id).children(recursive=True):
-                if "decoder_process" in " ".join(process.cmdline()):
-                    process.send_signal(signal.SIGKILL)
-                    killed += 1
-                    break
+                # One that was killed before may not have been waited for yet.
+                with suppress(psutil.NoSuchProcess):
+                    if "decoder_process" in " ".join(process.cmdline()):
+                        process.send_signal(signal.SIGKILL)
+                        killed += 1
+                        break
 
     killer = threading.Thread(target=kill)
     killer.start()
