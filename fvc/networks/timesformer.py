@@ -88,7 +88,8 @@ BASE = Family(
 TIMESFORMER = Architecture(
     build=partial(TimeSformer, BASE),
     channels=CHANNELS,
-    # As its authors train it, and as the preprocessor_config.json of the weights says.
+    # Those of its authors' code as far as known: the preprocessor_config.json that goes with the
+    # weights has not been read.
     mean=(0.45, 0.45, 0.45),
     std=(0.225, 0.225, 0.225),
     stages=_stages,
@@ -100,7 +101,7 @@ TIMESFORMER = Architecture(
         gmacs=590 / 3,
         num_frames=8,
         side_px=224,
-        source="transformers; Bertasius et al., arXiv:2102.05095, table 2",
+        source="transformers; Bertasius et al., arXiv:2102.05095",
     ),
     requirements=REQUIREMENTS,
 )

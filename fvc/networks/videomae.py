@@ -132,7 +132,7 @@ def _architecture(family: Family, *, parameters: int, gmacs: float) -> Architect
             gmacs=gmacs,
             num_frames=family.num_frames,
             side_px=family.side_px,
-            source="transformers; Tong et al., arXiv:2203.12602, table 6",
+            source="transformers; Tong et al., arXiv:2203.12602",
         ),
         requirements=REQUIREMENTS,
     )

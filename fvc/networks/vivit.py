@@ -91,7 +91,7 @@ BASE = Family(
 VIVIT_B = Architecture(
     build=partial(ViViT, BASE),
     channels=CHANNELS,
-    # Pixels in [-1, 1], as its authors train it.
+    # Pixels in [-1, 1]; the preprocessor_config.json that goes with the weights has not been read.
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     stages=_stages,
@@ -102,7 +102,7 @@ VIVIT_B = Architecture(
         gmacs=455.2,
         num_frames=32,
         side_px=224,
-        source="transformers; Arnab et al., arXiv:2103.15691, table 2, model 1",
+        source="transformers; Arnab et al., arXiv:2103.15691",
     ),
     requirements=REQUIREMENTS,
 )
