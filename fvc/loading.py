@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from traceback import clear_frames
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -101,7 +102,7 @@ class ClipLoader:
         self._stop()
         self._batches.epoch, self._batches.first = epoch, first
         if self._workers is not None:
-            made = _each(iter(self._workers))
+            made = _from_workers(self._workers)
         elif self._depth:
             made = prefetched(self._made(), self._depth)
         else:
@@ -167,8 +168,19 @@ def _outlast_sigterm(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _each(items: Iterator[Item]) -> Generator[Item, None, None]:
-    yield from items
+def _from_workers(workers: "DataLoader[Any]") -> Generator[Batch, None, None]:
+    items = iter(workers)
+    try:
+        yield from items
+    except Exception as error:
+        # torch raises a worker's error from a frame that refers to it. Garbage collection, which
+        # such a ring is left to, ends the workers' queues before the workers: these never hear
+        # that they should end.
+        clear_frames(error.__traceback__)
+        raise
+    finally:
+        # Workers that do not persist end here, whoever holds the error.
+        del items
 
 
 def _pinned(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:

@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Numbers in a temporary store need no second thread that measures the machine.
 os.environ["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = "false"
 
+import multiprocessing
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,13 @@ MLFLOW_VARIABLES = (
 def _random_state_is_restored() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """One that is takes memory, and may hold up or confuse any test after it."""
+    yield
+    assert not multiprocessing.active_children()
 
 
 @pytest.fixture(scope="module")
