@@ -56,6 +56,8 @@ bench: setup
 
 # Every network, the default first: the others are held against it.
 SCALE := quickstart
+# More settings for all of them: make compare SETTINGS="split=single train.epochs=1".
+SETTINGS :=
 DEFAULT := $(shell sed -n 's/^  - model: //p' conf/config.yaml)
 MODELS := $(patsubst conf/model/%.yaml,%,$(wildcard conf/model/*.yaml))
 # Names of experiments of their own: an earlier comparison's failures are not this one's.
@@ -63,7 +65,7 @@ STAMP := $(SCALE)-$(shell date +%m%d-%H%M%S)
 compare: demo
 	for model in $(MODELS); do [ -f conf/model/$$model.yaml ] || { echo "error: there is no conf/model/$$model.yaml"; exit 1; }; done
 	names="$(addprefix $(STAMP)-,$(filter $(DEFAULT),$(MODELS)) $(filter-out $(DEFAULT),$(MODELS)))"; \
-	for name in $$names; do dvc exp run --queue --name $$name -S model=$${name#$(STAMP)-} -S scale=$(SCALE); done; \
+	for name in $$names; do dvc exp run --queue --name $$name -S model=$${name#$(STAMP)-} -S scale=$(SCALE) $(addprefix -S ,$(SETTINGS)); done; \
 	dvc queue start; echo "to look on: dvc queue status, dvc queue logs NAME"; \
 	while status="$$(dvc queue status)"; grep -qE ' $(STAMP)-.* (Queued|Running)' <<<"$$status"; do sleep $(WAIT_S); done; \
 	trained=; failed=; for name in $$names; do \
