@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from outcomes import CONFIG, outcomes_of, random_outcomes
 from scipy.stats import binom
 
-from fvc.evidence.metrics import Estimate, Outcomes, estimate
+from fvc.evidence.metrics import RAISED_BY_NOISE, Estimate, Outcomes, estimate
 from fvc.evidence.paired import Pair, in_common, mcnemar, pair_as_dict, paired
 from fvc.records import OUT_OF_FOLD
 
@@ -42,6 +42,9 @@ def test_a_gain_is_the_difference_and_knows_its_sign(per_group: bool) -> None:
     for name, pair in there.items():
         gain, mirrored = pair.gain, back[name].gain
         assert gain.value == pytest.approx(known(pair.second.value) - known(pair.first.value)), name
+        if name == "ece":
+            assert (gain.low, gain.high, gain.reason) == (None, None, RAISED_BY_NOISE)
+            continue
         assert known(gain.low) <= known(gain.value) <= known(gain.high), name
         assert (mirrored.low, mirrored.high) == pytest.approx((-known(gain.high), -known(gain.low)))
     for name in ("roc_auc", "accuracy", "macro_f1"):
@@ -62,8 +65,10 @@ def test_what_is_hard_for_both_cancels_out() -> None:
 
 
 def test_a_model_has_no_gain_over_itself() -> None:
-    for pair in pairs(random_outcomes(0), random_outcomes(0)).values():
-        assert pair.gain == Estimate(value=0.0, low=0.0, high=0.0)
+    for name, pair in pairs(random_outcomes(0), random_outcomes(0)).items():
+        known_exactly = Estimate(value=0.0, low=0.0, high=0.0)
+        no_interval = Estimate(value=0.0, reason=RAISED_BY_NOISE)
+        assert pair.gain == (no_interval if name == "ece" else known_exactly)
 
 
 def test_a_model_that_ranks_as_another_does_need_not_elsewhere() -> None:

@@ -21,6 +21,12 @@ DECIMALS = 6
 """Digits kept in files: more than the last digits' dependence on the machine allows."""
 
 
+RAISED_BY_NOISE = "it has no interval, as noise within its bins raises it"
+"""Why there is no interval of the calibration error. Of a calibrated model it measures noise alone,
+and intervals from its resamples held the truth of that in 0 to 3% of simulations, with 56 groups or
+with 1,000; of a badly calibrated one, in 81% with 56 groups, and in 95% only with 1,000."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcomes:
     """What was said of some videos, and what they are.
@@ -125,7 +131,9 @@ class Resampled:
         return Estimate(value=value, low=low, high=high)
 
     def why_no_interval(self, name: str) -> str | None:
-        """The reason, where the resamples of a measure tell nothing of its error."""
+        """The reason, where the resamples of a measure do not tell its error."""
+        if name == "ece":
+            return RAISED_BY_NOISE
         if len(np.unique(self.outcomes.groups)) < 2:
             return "there is only one group"
         for which, members in _deciding(name, self.outcomes).items():
@@ -163,11 +171,7 @@ def estimate(
 
     Resamples in which a measure is undefined are left out. There is no interval where the
     videos that decide a measure, of each class for one that compares the classes, are in
-    fewer than two groups.
-
-    The calibration error is the exception among the intervals: noise within the bins raises
-    it, so that of few videos both it and its interval lie above the truth. The Brier score
-    has no such bias.
+    fewer than two groups, and none of the calibration error: see `RAISED_BY_NOISE`.
     """
     found = resample(outcomes, per_group=per_group, config=config, generator=generator)
     return {name: found.estimate(name, config.confidence) for name in found.values}

@@ -42,18 +42,28 @@ def main(descriptor: int, settings: str) -> None:
     _confine(limits)
     with Connection(descriptor) as server:
         server.send_bytes(READY)
-        while True:
-            try:
-                config, video = server.recv_bytes(), server.recv_bytes()
-            except EOFError:
-                return
-            # Also in native code, and after a server that was killed.
-            signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + GRACE_S)
-            told, pixels = _answer(video, ClipsConfig(**json.loads(config)), limits)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            server.send_bytes(json.dumps(told).encode())
-            if pixels is not None:
-                server.send_bytes(pixels.data.cast("B"))
+        try:
+            while _serve(server, limits):
+                pass
+        except MemoryError:
+            # What this process still holds must not be missing to the next video.
+            os._exit(OUT_OF_MEMORY)
+
+
+def _serve(server: "Connection[bytes, bytes]", limits: ServingConfig) -> bool:
+    """Answer for one video; False where the server is gone."""
+    try:
+        config, video = server.recv_bytes(), server.recv_bytes()
+    except EOFError:
+        return False
+    # Also in native code, and after a server that was killed.
+    signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + GRACE_S)
+    told, pixels = _answer(video, ClipsConfig(**json.loads(config)), limits)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    server.send_bytes(json.dumps(told).encode())
+    if pixels is not None:
+        server.send_bytes(pixels.data.cast("B"))
+    return True
 
 
 def _confine(limits: ServingConfig) -> None:
@@ -77,8 +87,7 @@ def _answer(
     try:
         clips = read_clips(BytesIO(video), config, allowed)
     except MemoryError:
-        # What this process still holds must not be missing to the next video.
-        os._exit(OUT_OF_MEMORY)
+        raise
     except VideoError as error:
         return {"refusal": [error.reason, error.detail]}, None
     told = {
