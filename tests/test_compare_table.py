@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsing import ABSENT, BROWSER, browse
 from finishing import NUM_VIDEOS, PARAMS, finished, logits_of, table_of
 from mlflow.tracking import MlflowClient
 from registering import one_layer
@@ -136,6 +137,20 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     text = page.read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)|url\(|@import|<script""", text)
     assert "default-src 'none'" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason=ABSENT)
+@pytest.mark.usefixtures("three")
+def test_the_page_fits_on_a_phone(tmp_path: Path) -> None:
+    page, opened = tmp_path / "table.html", tmp_path / "opened"
+    opened.mkdir()
+    names = ["guessing", "good", "inverted"]
+    compare.tabulate(PARAMS, names, [], markdown=None, html=page, json=None)
+    seen = browse(page.read_text(), opened)
+    assert seen.measured.startswith("too wide by 0 ")
+    assert seen.console == []
+    assert seen.asked == ["/frame.html", "/report.html"]
 
 
 def test_a_member_of_another_test_is_named(three: list[str], tmp_path: Path) -> None:
