@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from fvc.networks import (
     vivit,
 )
 from fvc.networks.counting import gmacs, parameters
+from fvc.networks.transformers_video import quiet_library
 from fvc.serving.packaging import requirements_of
 from fvc.training.fine_tuning import stages_of
 
@@ -154,6 +156,27 @@ def test_published_counts_are_those_of_the_network(name: str) -> None:
     millions = {"timesformer": 121.4, "vivit_b": 88.9, "videomae_b": 87, "videomae_s": 22}[name]
     whole = stated.parameters + 400 * (architecture.channels + 1)
     assert whole / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_published_size_of_vivit_is_the_sum_of_these_parts_of_the_library() -> None:
+    with quiet_library() as library, torch.device("meta"):
+        whole = library.VivitModel(library.VivitConfig())
+    sizes: Counter[str] = Counter()
+    for name, value in whole.named_parameters():
+        part, inner = name.split(".")[:2]
+        sizes[inner if part == "embeddings" else part] += value.numel()
+    pooler = sizes.pop("pooler")
+    assert sizes == {
+        "patch_embeddings": 1_180_416,
+        "cls_token": 768,
+        "position_embeddings": 3_137 * 768,
+        "layers": 12 * 7_087_872,
+        "layernorm": 1_536,
+    }
+    stated = ARCHITECTURES["vivit_b"].published
+    assert stated is not None
+    assert stated.parameters == sizes.total()
+    assert parameters(whole) == sizes.total() + pooler, "a part is missing"
 
 
 @pytest.mark.parametrize("name", NAMES)
