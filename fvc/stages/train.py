@@ -124,12 +124,16 @@ def fit_by_gradients(
         rank=ranks.rank,
         size=ranks.size,
     )
-    pixels = list(video_clips(validation, clips, flow))
     with loader, stop_on_sigterm() as is_stopped:
         return fit(
             training,
             loader,
-            validation_by(pixels, list(validation.values()), ranks, is_stopped),
+            validation_by(
+                list(video_clips(validation, clips, flow)),
+                list(validation.values()),
+                ranks,
+                is_stopped,
+            ),
             params.engine,
             checkpoints=checkpoints,
             binding=binding,
