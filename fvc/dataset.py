@@ -30,6 +30,13 @@ class Augmentation:
     """Of `params.yaml`."""
 
 
+def versions_of(config: AugmentConfig, seed: int, augmented: Path) -> Path | Augmentation | None:
+    """Where the augmented versions come from: a folder, the loader, or nowhere."""
+    if not config.versions:
+        return None
+    return augmented if config.mode == "stored" else Augmentation(config=config, seed=seed)
+
+
 class ClipDataset(Dataset[Example]):
     """All clips and all augmented versions of some videos, one example each.
 

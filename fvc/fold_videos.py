@@ -12,6 +12,8 @@ from fvc.clip_files import load_clips
 
 LABELS = {"real": 0, "fake": 1}
 PARTS = ("train", "validation", "test")
+Parts = Mapping[str, Mapping[str, int]]
+"""Labels (1 is fake) by video id, for each of PARTS."""
 
 
 def videos_of_fold(rows: Iterable[Mapping[str, Any]], fold: int) -> dict[str, dict[str, int]]:

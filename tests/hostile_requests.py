@@ -7,7 +7,7 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +80,19 @@ def _not_json() -> Iterator[Hostile]:
     yield Hostile("a path as CSV", b"video\n/etc/passwd\n", "text/csv")
 
 
+NO_VIDEO: Mapping[str, object] = {
+    "null": None,
+    "a number": 7,
+    "a fraction": 0.5,
+    "true": True,
+    "a list": [1, 2, 3],
+    "a list of texts": ["YQ=="],
+    "an object": {"b64": "YQ=="},
+    "an empty object": {},
+}
+"""Values of the column that are no text, by what they are."""
+
+
 def _not_the_table() -> Iterator[Hostile]:
     video = base64.b64encode(good_video()).decode()
     contents: dict[str, object] = {
@@ -117,17 +130,7 @@ def _not_the_table() -> Iterator[Hostile]:
         },
         "inputs of unequal length": {"inputs": {"video": [video, video], "name": ["a"]}},
     }
-    values = {
-        "null": None,
-        "a number": 7,
-        "a fraction": 0.5,
-        "true": True,
-        "a list": [1, 2, 3],
-        "a list of texts": ["YQ=="],
-        "an object": {"b64": "YQ=="},
-        "an empty object": {},
-    }
-    for name, value in values.items():
+    for name, value in NO_VIDEO.items():
         contents[f"a video that is {name}"] = {"dataframe_records": [{"video": value}]}
         contents[f"a video in split that is {name}"] = {
             "dataframe_split": {"columns": ["video"], "data": [[value]]}

@@ -31,7 +31,7 @@ from fvc.errors import FvcError, Stopped
 from fvc.predict import video_logits
 from fvc.process import end_with_parent
 from fvc.stages import train
-from fvc.training import loop
+from fvc.training import loop, validating
 from fvc.training.diagnostics import EpochRow
 from fvc.training.epoch import StepDone
 from fvc.training.state import Training, start_training
@@ -215,7 +215,7 @@ def stopped_in_validation(root: Path, around: World, checkpoints: str) -> list[P
         return video_logits(network, chain([first], videos))
 
     try:
-        with patch.object(train, "video_logits", score):
+        with patch.object(validating, "video_logits", score):
             trained(STOPPED, root, around, checkpoints, steps.append)
     except Stopped:
         return steps

@@ -1,13 +1,13 @@
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from augmentation import CHANGES, only
+from running_here import watched
 
-from fvc.clip_files import Job, load_clips, save_clips
+from fvc.clip_files import load_clips, save_clips
 from fvc.config import AugmentConfig, Params, load_params
 from fvc.errors import FvcError
 from fvc.records import FOLDS
@@ -68,16 +68,7 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of the videos that were augmented, one after the other in this process."""
-    names: list[str] = []
-
-    def run_here(
-        function: Callable[[Job], object], items: list[Job], **_: object
-    ) -> list[tuple[Job, object]]:
-        names.extend(item.target.stem for item in items)
-        return [(item, function(item)) for item in items]
-
-    monkeypatch.setattr(stage, "run_isolated", run_here)
-    return names
+    return watched(monkeypatch, stage)
 
 
 def test_training_videos_alone_get_versions_of_their_clips(workspace: Workspace) -> None:

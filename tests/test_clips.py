@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from running_here import watched
 from settings import clips_config
 
 from fvc.clip_files import Job, load_clips, read_stamp
@@ -76,16 +77,7 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of the videos that were decoded, one after the other in this process."""
-    names: list[str] = []
-
-    def run_here(
-        function: Callable[[Job], object], items: list[Job], **_: object
-    ) -> list[tuple[Job, object]]:
-        names.extend(item.target.stem for item in items)
-        return [(item, function(item)) for item in items]
-
-    monkeypatch.setattr(stage, "run_isolated", run_here)
-    return names
+    return watched(monkeypatch, stage)
 
 
 def test_every_video_of_the_index_gets_its_clips(workspace: Workspace) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from indexing import OUTPUTS, flags, places
+from running_here import run_here
 
 from fvc import matching, probing
 from fvc.__main__ import main
@@ -227,12 +228,6 @@ def test_counts_add_up(indexed: Path) -> None:
     assert summary["groups"] == 3
     rejected = REJECTED.read(indexed / "rejected.csv")
     assert sum(summary["rejected"].values()) == len(rejected)
-
-
-def run_here(function: Any, items: Sequence[Path], **_: object) -> Iterator[tuple[Path, object]]:
-    """In place of `run_isolated`: workers cannot be watched."""
-    for item in items:
-        yield item, function(item)
 
 
 def test_a_second_run_gives_equal_bytes_and_reads_nothing(

@@ -17,7 +17,7 @@ from fvc import tracking
 from fvc.__main__ import planned_flags, stage_commands
 from fvc.config import flat, load_params
 from fvc.errors import FvcError
-from fvc.stages import train
+from fvc.training.binding import CODE
 
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES = list(PIPELINE["stages"])
@@ -171,16 +171,16 @@ def test_runs_are_told_apart_by_what_training_reads() -> None:
 
 def test_checkpoints_are_bound_to_all_code_behind_the_weights() -> None:
     package = ROOT / "fvc"
-    roots = [
-        package / f"{name}.py"
-        for name in ("fold_videos", "loading", "predict", "training/boosting", "training/loop")
-    ]
+    training = (f"training/{name}" for name in ("loop", "trees", "validating"))
+    roots = [package / f"{name}.py" for name in ("fold_videos", "loading", *training)]
     reached = {name_of(path) for source in roots for path in reach_of(source)}
     # The settings themselves are bound, too; how strength bends them is in their module.
     settings = {name for name in reached if name.startswith("config/")}
     settings -= {"config/augmentation.py"}
     reached |= {"stages/train.py"}
-    assert set(train.CODE) == as_folders(reached - settings, "networks") - {"errors.py", "files.py"}
+    # What says how it failed, what writes, and what stops it.
+    reached -= {"errors.py", "files.py", "process.py"}
+    assert set(CODE) == as_folders(reached - settings, "networks")
 
 
 def test_folds_of_the_matrix_are_the_folds_of_the_params() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from fvc.networks import (
 )
 from fvc.networks.counting import gmacs, parameters
 from fvc.networks.explained import explained_layers
+from fvc.networks.transformers_video import quiet_library
 from fvc.precision import choose_precision, make_bf16_safe
 from fvc.training.fine_tuning import parameter_groups, set_trainable, stages_of
 
@@ -46,6 +48,15 @@ def marked(names: Iterable[str]) -> list[Any]:
 each_network = pytest.mark.parametrize("name", marked(ARCHITECTURES))
 each_trained = pytest.mark.parametrize("name", marked(TRAINED))
 
+
+def of_transformers(family: str, **changes: Any) -> nn.Module:
+    """The package's own network, of the size that it has unless told otherwise."""
+    with quiet_library() as library:
+        settings = getattr(library, f"{family}Config")(**changes)
+        return getattr(library, f"{family}ForVideoClassification")(settings)
+
+
+NARROW = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6}
 LIBRARY: dict[str, tuple[Callable[[], nn.Module], str, float]] = {
     "r3d_18": (video.r3d_18, "fc.", 33.2),
     "mc3_18": (video.mc3_18, "fc.", 11.5),
@@ -53,9 +64,13 @@ LIBRARY: dict[str, tuple[Callable[[], nn.Module], str, float]] = {
     "s3d": (video.s3d, "classifier.", 7.9),
     "mvit_v2_s": (video.mvit_v2_s, "head.", 34.2),
     "swin3d_t": (video.swin3d_t, "head.", 27.9),
+    "timesformer": (partial(of_transformers, "Timesformer"), "classifier.", 121.3),
+    "vivit_b": (partial(of_transformers, "Vivit"), "classifier.", 88.6),
+    "videomae_s": (partial(of_transformers, "VideoMAE", **NARROW), "classifier.", 21.9),
+    "videomae_b": (partial(of_transformers, "VideoMAE"), "classifier.", 86.2),
     "frame_r18": (resnet18, "fc.", 11.2),
 }
-"""torchvision's own network, its classification layer, and millions of parameters without it."""
+"""The library's own network, its classification layer, and millions of parameters without it."""
 
 LAYER_ERROR = 0.02
 """bfloat16 rounds to 8 binary digits, 0.2% on average. Gradients of a layer, sums of such products,
@@ -137,8 +152,12 @@ def test_size_is_that_of_the_library_without_its_classifier(name: str) -> None:
     sizes = {key: value.numel() for key, value in whole.named_parameters()}
     assert any(key.startswith(classifier) for key in sizes)
     expected = sum(size for key, size in sizes.items() if not key.startswith(classifier))
+    stated = ARCHITECTURES[name].published
+    assert stated is not None
+    # Some have a table with a row for each position.
+    clips = clips_config(1, stated.num_frames, stated.side_px)
     with torch.device("meta"):
-        backbone = ARCHITECTURES[name].build(small_clips(name))
+        backbone = ARCHITECTURES[name].build(clips)
     assert parameters(backbone) == expected
     assert expected / 1e6 == pytest.approx(millions, abs=0.05)
 

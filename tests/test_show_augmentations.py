@@ -9,7 +9,7 @@ from augmentation import CHANGES, textured_clip
 from fvc.__main__ import main
 from fvc.clip_files import save_clips
 from fvc.config import Chance, load_params
-from fvc.contact_sheet import GAP_PX, HEAD_PX, LABEL_PX, contact_sheet
+from fvc.report.contact_sheet import GAP_PX, HEAD_PX, LABEL_PX, contact_sheet
 from fvc.report.plots import save
 from fvc.stages import show_augmentations as stage
 from fvc.transforms import augmented_version

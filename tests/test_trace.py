@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,14 @@ test "$1" != repro || { mkdir -p work/models/1; echo weights > work/models/1/wei
 """
 
 
+def git_in(root: Path, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(
+        ["git", *who, *words], cwd=root, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
 @pytest.mark.usefixtures("corpus")
 def test_the_commands_leave_the_repository_alone_also_if_they_are_given_twice(
     store: MlflowClient, tmp_path: Path
@@ -272,13 +281,7 @@ def test_the_commands_leave_the_repository_alone_also_if_they_are_given_twice(
     (tools / "dvc").chmod(0o755)
     (root / "Makefile").write_text("setup:\n\tmkdir -p .venv/bin\n\ttouch .venv/bin/activate\n")
 
-    def git(*words: str) -> str:
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        done = subprocess.run(
-            ["git", *who, *words], cwd=root, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
+    git = partial(git_in, root)
     git("init", "--quiet")
     git("add", ".")
     git("commit", "--quiet", "--message", "first")

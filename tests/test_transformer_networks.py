@@ -1,21 +1,30 @@
 """The networks of the package `transformers`: small ones of each family, and the whole ones."""
 
-import json
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from settings import clips_config, model_config
+from settings import clips_config
+from small_transformers import (
+    CLIPS,
+    FAMILIES,
+    NAMES,
+    backbone_of,
+    config,
+    library_average,
+    library_network,
+    normal_clips,
+    saved,
+    small,
+    take_small,
+)
+from source_tree import ROOT
 from torch import Tensor, nn
 
-from fvc.config import ClipsConfig, ModelConfig, load_params
+from fvc.config import ClipsConfig
 from fvc.errors import FvcError
 from fvc.networks import (
     ARCHITECTURES,
@@ -23,101 +32,22 @@ from fvc.networks import (
     build_network,
     load_network,
     save_network,
-    timesformer,
     videomae,
     vivit,
 )
 from fvc.networks.counting import gmacs, parameters
-from fvc.networks.transformers_video import (
-    Family,
-    library_weights,
-    published_folder,
-    quiet_library,
-)
+from fvc.networks.transformers_video import quiet_library
 from fvc.serving.packaging import requirements_of
-from fvc.stages.train import binding_of
-from fvc.tracking import Identity
 from fvc.training.fine_tuning import stages_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-ROOT = Path(__file__).parents[1]
-FAMILIES: Mapping[str, tuple[Any, Family]] = {
-    "timesformer": (timesformer.TimeSformer, timesformer.BASE),
-    "videomae_s": (videomae.VideoMAE, videomae.SMALL),
-    "vivit_b": (vivit.ViViT, vivit.BASE),
-}
-NAMES = [*FAMILIES, "videomae_b"]
-SMALL = {
-    **{"hidden_size": 24, "intermediate_size": 48, "num_attention_heads": 2},
-    "num_hidden_layers": 4,
-}
-CLIPS = clips_config(1, 8, 64)
-
-
-def small(name: str, **changes: Any) -> Family:
-    """A family with little in each layer, published for 8 frames of 64 pixels."""
-    _, family = FAMILIES[name]
-    settings = {**family.settings, **SMALL, **changes}
-    return replace(family, settings=settings, num_frames=8, side_px=64)
-
-
-def config(name: str, pretrained: str | Path = "none") -> ModelConfig:
-    return replace(model_config(str(pretrained)), network=name, head="linear", dropout=0.0)
 
 
 @pytest.fixture(autouse=True)
 def _small_networks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("slow") or "published" in request.node.name:
         return
-    for name, (backbone, _) in FAMILIES.items():
-        family = small(name)
-        changed = replace(
-            ARCHITECTURES[name],
-            build=partial(backbone, family),
-            channels=SMALL["hidden_size"],
-            weights=library_weights(family),
-        )
-        monkeypatch.setitem(ARCHITECTURES, name, changed)
-
-
-def library_network(name: str, num_frames: int = 8, side_px: int = 64, **changes: Any) -> Any:
-    """The library's own, with a classifier, and weights that leave no layer out."""
-    family = small(name, **changes)
-    with quiet_library() as library:
-        configuration, network = family.classes(library)
-        made = network(
-            configuration(
-                **family.settings, num_frames=num_frames, image_size=side_px, num_labels=5
-            )
-        )
-    for value in made.parameters():
-        nn.init.normal_(value, std=0.2)
-    return made.eval()
-
-
-def saved(made: Any, folder: Path) -> Path:
-    with quiet_library():
-        made.save_pretrained(folder)
-    return folder
-
-
-def backbone_of(network: ClipClassifier) -> Any:
-    return network.features.get_submodule("backbone")
-
-
-def normal_clips(num_frames: int = 8, side_px: int = 64) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, 3, num_frames, side_px, side_px, generator=generator)
-
-
-@torch.no_grad()
-def library_average(made: Any, clips: Tensor) -> Tensor:
-    """The mean of the library's last normalised tokens without that of the class."""
-    tokens = made.base_model(clips.transpose(1, 2)).last_hidden_state
-    if made.base_model.layernorm is None:
-        return made.fc_norm(tokens.mean(1))
-    return tokens[:, 1:].mean(1)
+    take_small(monkeypatch)
 
 
 PROGRAM = """
@@ -187,43 +117,6 @@ def test_a_token_is_where_its_patch_is(name: str) -> None:
     assert moved[frame, 1, 3] > 10 * others.max()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_weights_of_the_same_size_are_taken_as_they_are(name: str, tmp_path: Path) -> None:
-    made = library_network(name)
-    network = build_network(config(name, saved(made, tmp_path)), CLIPS)
-    given = {key: value for key, value in made.state_dict().items() if "classifier" not in key}
-    own = backbone_of(network).model.state_dict()
-    assert own.keys() == given.keys()
-    for key, value in given.items():
-        assert torch.equal(own[key], value), f"{key} was changed"
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize(("num_frames", "side_px"), [(8, 96), (16, 64), (4, 32)])
-def test_weights_of_another_size_are_fitted(
-    name: str, num_frames: int, side_px: int, tmp_path: Path
-) -> None:
-    made = library_network(name)
-    wanted = clips_config(1, num_frames, side_px)
-    network = build_network(config(name, saved(made, tmp_path)), wanted).eval()
-    clips = normal_clips(num_frames, side_px)
-    with torch.inference_mode():
-        features = backbone_of(network)(clips)
-    assert features.isfinite().all()
-    if name == "timesformer":
-        # It fits them itself, where it is given other clips.
-        made.config.num_frames, made.config.image_size = num_frames, side_px
-    elif name == "videomae_s":
-        # Its positions are computed for the size that it is built for.
-        other = library_network(name, num_frames, side_px)
-        other.load_state_dict(made.state_dict())
-        made = other
-    else:
-        return
-    average = library_average(made, clips)
-    torch.testing.assert_close(features.mean((2, 3, 4)), average, rtol=1e-4, atol=1e-4)
-
-
 def test_positions_of_vivit_are_fitted_over_time_and_space() -> None:
     times = torch.arange(4.0)[:, None, None].expand(4, 4, 4)
     columns = torch.arange(4.0).expand(4, 4, 4)
@@ -248,121 +141,6 @@ def test_positions_of_videomae_are_those_of_the_library(width: int) -> None:
     torch.testing.assert_close(videomae.positions(64, width), theirs, rtol=0, atol=1e-6)
 
 
-def old_names(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As the published files have them, which are older than the library."""
-    changes = {
-        "vivit_b": [
-            ("vivit.layers.", "vivit.encoder.layer."),
-            ("attention.q_proj", "attention.attention.query"),
-            ("attention.k_proj", "attention.attention.key"),
-            ("attention.v_proj", "attention.attention.value"),
-            ("attention.o_proj", "attention.output.dense"),
-            ("mlp.fc1", "intermediate.dense"),
-            ("mlp.fc2", "output.dense"),
-        ],
-        "videomae_s": [
-            ("attention.query.bias", "attention.q_bias"),
-            ("attention.value.bias", "attention.v_bias"),
-        ],
-        "timesformer": [],
-    }
-    renamed = {}
-    for key, value in weights.items():
-        for new, old in changes[name]:
-            key = key.replace(new, old)
-        renamed[key] = value
-    return renamed
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_weights_with_the_names_of_their_time_are_read(name: str, tmp_path: Path) -> None:
-    made = library_network(name)
-    folder = saved(made, tmp_path)
-    file = folder / "model.safetensors"
-    save_file(old_names(name, load_file(file)), file, {"format": "pt"})
-    network = build_network(config(name, folder), CLIPS)
-    for key, value in backbone_of(network).model.state_dict().items():
-        assert torch.equal(value, made.state_dict()[key]), f"{key} was not taken over"
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_file_of_weights_needs_no_configuration(name: str, tmp_path: Path) -> None:
-    made = library_network(name)
-    (saved(made, tmp_path) / "model.safetensors").rename(tmp_path / "mine.safetensors")
-    network = build_network(config(name, tmp_path / "mine.safetensors"), CLIPS)
-    for key, value in backbone_of(network).model.state_dict().items():
-        assert torch.equal(value, made.state_dict()[key]), f"{key} was not taken over"
-
-
-def change_config(folder: Path, **changes: Any) -> None:
-    source = folder / "config.json"
-    source.write_text(json.dumps(json.loads(source.read_text()) | changes))
-
-
-def change_weights(folder: Path, change: Any) -> None:
-    file = folder / "model.safetensors"
-    weights = load_file(file)
-    change(weights)
-    save_file(weights, file, {"format": "pt"})
-
-
-NORM = "vivit.layernorm.weight"
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda at: (at / "config.json").unlink(), r"config\.json: is missing"),
-        (lambda at: (at / "model.safetensors").unlink(), r"model\.safetensors: is missing"),
-        (lambda at: (at / "config.json").write_text("{"), "holds no weights"),
-        (lambda at: (at / "model.safetensors").write_text("x"), "holds no weights"),
-        (lambda at: change_config(at, num_hidden_layers=5), "num_hidden_layers is 5, not 4"),
-        (lambda at: change_config(at, tubelet_size=[4, 16, 16]), r"tubelet_size is \[4, 16, 16\]"),
-        (lambda at: change_config(at, hidden_act="relu"), "hidden_act is relu, not gelu_fast"),
-        (lambda at: change_config(at, image_size=[64, 32]), r"image_size is \[64, 32\]"),
-        (lambda at: change_config(at, num_frames=16), "other shapes of .*position_embeddings"),
-        (lambda at: change_weights(at, lambda each: each.pop(NORM)), f"lacks {NORM}"),
-        (
-            lambda at: change_weights(at, lambda each: each.update(more=torch.zeros(1))),
-            "has unknown more",
-        ),
-    ],
-)
-def test_a_folder_of_another_network_is_refused(damage: Any, message: str, tmp_path: Path) -> None:
-    folder = saved(library_network("vivit_b"), tmp_path)
-    damage(folder)
-    with pytest.raises(FvcError, match=message) as caught:
-        build_network(config("vivit_b", folder), CLIPS)
-    assert "\n" not in str(caught.value)
-
-
-def test_pickles_are_refused(tmp_path: Path) -> None:
-    torch.save(library_network("vivit_b").state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(FvcError, match=r"only \.safetensors are read"):
-        build_network(config("vivit_b", tmp_path / "pytorch_model.bin"), CLIPS)
-    with pytest.raises(FvcError, match=r"absent\.safetensors: is missing"):
-        build_network(config("vivit_b", tmp_path / "absent.safetensors"), CLIPS)
-
-
-def test_weights_of_the_hub_that_cannot_be_had_name_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(FvcError) as caught:
-        build_network(config("vivit_b", "published"), CLIPS)
-    message = str(caught.value)
-    assert "\n" not in message
-    folder = tmp_path / "checkpoints" / "google--vivit-b-16x2-kinetics400"
-    for part in (f"{folder}/model.safetensors: ", vivit.BASE.hub, vivit.BASE.revision, "<path>"):
-        assert part in message
-    made = library_network("vivit_b")
-    assert saved(made, folder) == published_folder(vivit.BASE)
-    network = build_network(config("vivit_b", "published"), CLIPS)
-    own = backbone_of(network).model.vivit.layernorm.weight
-    assert torch.equal(own, made.vivit.layernorm.weight)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_published_counts_are_those_of_the_network(name: str) -> None:
     architecture = ARCHITECTURES[name]
@@ -378,6 +156,27 @@ def test_published_counts_are_those_of_the_network(name: str) -> None:
     millions = {"timesformer": 121.4, "vivit_b": 88.9, "videomae_b": 87, "videomae_s": 22}[name]
     whole = stated.parameters + 400 * (architecture.channels + 1)
     assert whole / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_published_size_of_vivit_is_the_sum_of_these_parts_of_the_library() -> None:
+    with quiet_library() as library, torch.device("meta"):
+        whole = library.VivitModel(library.VivitConfig())
+    sizes: Counter[str] = Counter()
+    for name, value in whole.named_parameters():
+        part, inner = name.split(".")[:2]
+        sizes[inner if part == "embeddings" else part] += value.numel()
+    pooler = sizes.pop("pooler")
+    assert sizes == {
+        "patch_embeddings": 1_180_416,
+        "cls_token": 768,
+        "position_embeddings": 3_137 * 768,
+        "layers": 12 * 7_087_872,
+        "layernorm": 1_536,
+    }
+    stated = ARCHITECTURES["vivit_b"].published
+    assert stated is not None
+    assert stated.parameters == sizes.total()
+    assert parameters(whole) == sizes.total() + pooler, "a part is missing"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -487,18 +286,3 @@ def test_a_registered_model_installs_what_its_network_needs(tmp_path: Path) -> N
     [more] = [line for line in own if line not in plain]
     assert more.startswith("transformers==5.")
     assert own == [*plain, more]
-
-
-def test_weights_in_a_folder_are_bound_to_the_training(tmp_path: Path) -> None:
-    params = load_params(ROOT / "params.yaml")
-    params = replace(params, model=replace(params.model, pretrained=str(tmp_path)))
-    identity = Identity(params=params, data_sha256="", folds_sha256="")
-
-    def binding() -> str:
-        return binding_of(identity, {"train": {}}, fold=0, clips=tmp_path, augmented=tmp_path)
-
-    found = {binding()}
-    for file, content in (("config.json", "1"), ("model.safetensors", "2"), ("config.json", "3")):
-        (tmp_path / file).write_text(content)
-        found.add(binding())
-    assert len(found) == 4, "a training would go on with other weights than it began with"

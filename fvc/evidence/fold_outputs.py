@@ -92,16 +92,7 @@ def final_results(predictions: pl.DataFrame) -> dict[str, float]:
         predictions: The PREDICTIONS of the fold.
     """
     tested = predictions.filter(part="test")
-    is_fake = (tested["label"] == "fake").to_numpy()
-    logits = tested["logit"].to_numpy()
-    outcomes = Outcomes(
-        is_fake=is_fake,
-        probability=tested["probability_fake"].to_numpy(),
-        called_fake=logits >= 0,
-        decided=np.ones(tested.height, dtype=bool),
-        groups=tested["video_id"].to_numpy(),
-    )
-    measured = measure(outcomes, ece_bins=2)
+    measured = measure(outcomes_at_half(tested), ece_bins=2)
     kept = {name: value for name, value in measured.items() if name not in CHOSEN_LATER}
     chosen, series = _series(predictions.filter(part="validation")), _series(tested)
     return {
@@ -109,6 +100,21 @@ def final_results(predictions: pl.DataFrame) -> dict[str, float]:
         **{f"test/{name}": value for name, value in series.items()},
         **{f"test/{name}": value for name, value in kept.items() if value is not None},
     }
+
+
+def outcomes_at_half(tested: pl.DataFrame) -> Outcomes:
+    """What comes of calling fake whatever is more likely so; each video is a group of its own.
+
+    Args:
+        tested: PREDICTIONS of one part.
+    """
+    return Outcomes(
+        is_fake=(tested["label"] == "fake").to_numpy(),
+        probability=tested["probability_fake"].to_numpy(),
+        called_fake=(tested["logit"] >= 0).to_numpy(),
+        decided=np.ones(tested.height, dtype=bool),
+        groups=tested["video_id"].to_numpy(),
+    )
 
 
 def _series(part: pl.DataFrame) -> dict[str, float]:

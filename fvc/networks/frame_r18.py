@@ -8,15 +8,10 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
 
 from fvc.config import ClipsConfig
-from fvc.networks.architecture import Architecture, Published
-from fvc.networks.pretrained import torchvision_weights, without
+from fvc.networks.pretrained import without
+from fvc.networks.torchvision_networks import torchvision_architecture
 
 CHANNELS = 512
-CLASSIFIER = CHANNELS * 1000 + 1000
-"""Numbers of torchvision's last layer, which its table counts and a backbone lacks."""
-
-WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
-PRESET = WEIGHTS.transforms()
 
 
 def _backbone(clips: ClipsConfig) -> nn.Module:
@@ -74,19 +69,14 @@ def _stages(backbone: nn.Module) -> Mapping[str, nn.Module]:
     return {"stem": stem, **named}
 
 
-FRAME_R18 = Architecture(
-    build=_backbone,
+FRAME_R18 = torchvision_architecture(
+    _backbone,
+    ResNet18_Weights.IMAGENET1K_V1,
+    over_frames_weights,
     channels=CHANNELS,
-    mean=tuple(PRESET.mean),
-    std=tuple(PRESET.std),
     stages=_stages,
-    weights=torchvision_weights(WEIGHTS, over_frames_weights),
-    published=Published(
-        parameters=WEIGHTS.meta["num_params"] - CLASSIFIER,
-        gmacs=WEIGHTS.meta["_ops"],
-        num_frames=1,
-        side_px=224,
-        source="torchvision; He et al., arXiv:1512.03385",
-    ),
+    num_frames=1,
+    side_px=224,
+    paper="He et al., arXiv:1512.03385",
 )
 """The baseline for what motion adds; with another head than `linear`, that would see motion."""

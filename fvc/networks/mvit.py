@@ -8,16 +8,10 @@ from torch import Tensor, nn
 from torchvision.models.video import MViT_V2_S_Weights, mvit_v2_s
 
 from fvc.config import ClipsConfig
-from fvc.networks.architecture import Architecture, Published
-from fvc.networks.pretrained import torchvision_weights, without
+from fvc.networks.pretrained import without
+from fvc.networks.torchvision_networks import torchvision_architecture
 
 CHANNELS = 768
-CLASSIFIER = CHANNELS * 400 + 400
-"""Numbers of torchvision's last layer, which its table counts and a backbone lacks."""
-
-WEIGHTS = MViT_V2_S_Weights.KINETICS400_V1
-PRESET = WEIGHTS.transforms()
-
 POOLING = (0, 1, 3, 14, 16)
 """The blocks that begin a resolution, and the number of blocks."""
 
@@ -69,19 +63,14 @@ def _stages(backbone: nn.Module) -> Mapping[str, nn.Module]:
     }
 
 
-MVIT_V2_S = Architecture(
-    build=_backbone,
+MVIT_V2_S = torchvision_architecture(
+    _backbone,
+    MViT_V2_S_Weights.KINETICS400_V1,
+    without("head."),
     channels=CHANNELS,
-    mean=tuple(PRESET.mean),
-    std=tuple(PRESET.std),
     stages=_stages,
-    weights=torchvision_weights(WEIGHTS, without("head.")),
-    published=Published(
-        parameters=WEIGHTS.meta["num_params"] - CLASSIFIER,
-        gmacs=WEIGHTS.meta["_ops"],
-        num_frames=16,
-        side_px=224,
-        source="torchvision; Li et al., arXiv:2112.01526",
-    ),
+    num_frames=16,
+    side_px=224,
+    paper="Li et al., arXiv:2112.01526",
 )
 """Attention from all tokens to a pooled few, at four resolutions."""

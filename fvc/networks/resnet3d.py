@@ -17,12 +17,11 @@ from torchvision.models.video import (
 )
 
 from fvc.config import ClipsConfig
-from fvc.networks.architecture import Architecture, Published, children
-from fvc.networks.pretrained import torchvision_weights, without
+from fvc.networks.architecture import Architecture, children
+from fvc.networks.pretrained import without
+from fvc.networks.torchvision_networks import torchvision_architecture
 
 CHANNELS = 512
-CLASSIFIER = CHANNELS * 400 + 400
-"""Numbers of torchvision's last layer, which its table counts and a backbone lacks."""
 
 
 def _backbone(library: Callable[..., VideoResNet], clips: ClipsConfig) -> nn.Module:
@@ -34,21 +33,15 @@ def _backbone(library: Callable[..., VideoResNet], clips: ClipsConfig) -> nn.Mod
 
 
 def _architecture(library: Callable[..., VideoResNet], weights: WeightsEnum) -> Architecture:
-    preset = weights.transforms()
-    return Architecture(
-        build=partial(_backbone, library),
+    return torchvision_architecture(
+        partial(_backbone, library),
+        weights,
+        without("fc."),
         channels=CHANNELS,
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
         stages=children,
-        weights=torchvision_weights(weights, without("fc.")),
-        published=Published(
-            parameters=weights.meta["num_params"] - CLASSIFIER,
-            gmacs=weights.meta["_ops"],
-            num_frames=16,
-            side_px=112,
-            source="torchvision; Tran et al., arXiv:1711.11248",
-        ),
+        num_frames=16,
+        side_px=112,
+        paper="Tran et al., arXiv:1711.11248",
     )
 
 

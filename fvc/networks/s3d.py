@@ -8,15 +8,10 @@ from torch import nn
 from torchvision.models.video import S3D_Weights, s3d
 
 from fvc.config import ClipsConfig
-from fvc.networks.architecture import Architecture, Published
-from fvc.networks.pretrained import torchvision_weights, without
+from fvc.networks.pretrained import without
+from fvc.networks.torchvision_networks import torchvision_architecture
 
 CHANNELS = 1024
-CLASSIFIER = CHANNELS * 400 + 400
-"""Numbers of torchvision's last layer, which its table counts and a backbone lacks."""
-
-WEIGHTS = S3D_Weights.KINETICS400_V1
-PRESET = WEIGHTS.transforms()
 
 # torchvision's momentum is 0.001, with which statistics take thousands of steps to follow: a
 # training of a few hundred would be scored with those of random weights.
@@ -40,20 +35,15 @@ def _stages(backbone: nn.Module) -> Mapping[str, nn.Module]:
     return {name: layers[start:end] for name, (start, end) in zip(names, borders, strict=True)}
 
 
-S3D = Architecture(
-    build=_backbone,
+S3D = torchvision_architecture(
+    _backbone,
+    S3D_Weights.KINETICS400_V1,
+    without("classifier."),
     channels=CHANNELS,
-    mean=tuple(PRESET.mean),
-    std=tuple(PRESET.std),
     stages=_stages,
-    weights=torchvision_weights(WEIGHTS, without("classifier.")),
-    published=Published(
-        parameters=WEIGHTS.meta["num_params"] - CLASSIFIER,
-        gmacs=WEIGHTS.meta["_ops"],
-        # Found by counting: its table does not say so, and names 14 as the fewest frames.
-        num_frames=16,
-        side_px=224,
-        source="torchvision; Xie et al., arXiv:1712.04851",
-    ),
+    # Found by counting: its table does not say so, and names 14 as the fewest frames.
+    num_frames=16,
+    side_px=224,
+    paper="Xie et al., arXiv:1712.04851",
 )
 """Inception blocks of separated convolutions, with two poolings over time."""

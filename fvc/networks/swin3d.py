@@ -10,15 +10,10 @@ from torchvision.models.video import Swin3D_T_Weights, swin3d_t
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from fvc.config import ClipsConfig
-from fvc.networks.architecture import Architecture, Published
-from fvc.networks.pretrained import torchvision_weights, without
+from fvc.networks.pretrained import without
+from fvc.networks.torchvision_networks import torchvision_architecture
 
 CHANNELS = 768
-CLASSIFIER = CHANNELS * 400 + 400
-"""Numbers of torchvision's last layer, which its table counts and a backbone lacks."""
-
-WEIGHTS = Swin3D_T_Weights.KINETICS400_V1
-PRESET = WEIGHTS.transforms()
 
 
 class WindowAttention(ShiftedWindowAttention3d):  # type: ignore[misc]
@@ -78,20 +73,15 @@ def _stages(backbone: nn.Module) -> Mapping[str, nn.Module]:
     }
 
 
-SWIN3D_T = Architecture(
-    build=_backbone,
+SWIN3D_T = torchvision_architecture(
+    _backbone,
+    Swin3D_T_Weights.KINETICS400_V1,
+    without("head."),
     channels=CHANNELS,
-    mean=tuple(PRESET.mean),
-    std=tuple(PRESET.std),
     stages=_stages,
-    weights=torchvision_weights(WEIGHTS, without("head.")),
-    published=Published(
-        parameters=WEIGHTS.meta["num_params"] - CLASSIFIER,
-        gmacs=WEIGHTS.meta["_ops"],
-        # Found by counting: the weights were trained with 32 frames, of twice the cost.
-        num_frames=16,
-        side_px=224,
-        source="torchvision; Liu et al., arXiv:2106.13230",
-    ),
+    # Found by counting: the weights were trained with 32 frames, of twice the cost.
+    num_frames=16,
+    side_px=224,
+    paper="Liu et al., arXiv:2106.13230",
 )
 """Attention inside of windows that move from block to block, at four resolutions."""

@@ -1,7 +1,6 @@
 """TimeSformer: attention over time, then over space, in every layer."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,13 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from fvc.config import ClipsConfig
-from fvc.networks.architecture import Architecture, Published
 from fvc.networks.transformers_video import (
-    REQUIREMENTS,
     Family,
     Grid,
+    library_architecture,
     library_model,
-    library_weights,
     stages_of_layers,
 )
 
@@ -85,24 +82,18 @@ BASE = Family(
     revision="8aaf40ea7d3d282dcb0a5dea01a198320d15d6c0",
 )
 
-TIMESFORMER = Architecture(
-    build=partial(TimeSformer, BASE),
-    channels=CHANNELS,
+TIMESFORMER = library_architecture(
+    TimeSformer,
+    BASE,
     # Those of its authors' code as far as known: the preprocessor_config.json that goes with the
     # weights has not been read.
     mean=(0.45, 0.45, 0.45),
     std=(0.225, 0.225, 0.225),
     stages=_stages,
-    weights=library_weights(BASE),
-    published=Published(
-        # The paper rounds to 121.4 M.
-        parameters=121_258_752,
-        # 0.59 TFLOPs for three crops of a clip.
-        gmacs=590 / 3,
-        num_frames=8,
-        side_px=224,
-        source="transformers; Bertasius et al., arXiv:2102.05095",
-    ),
-    requirements=REQUIREMENTS,
+    # The paper rounds to 121.4 M.
+    parameters=121_258_752,
+    # 0.59 TFLOPs for three crops of a clip.
+    gmacs=590 / 3,
+    paper="Bertasius et al., arXiv:2102.05095",
 )
 """The base size with divided attention."""

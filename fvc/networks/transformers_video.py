@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from fvc.config import ClipsConfig
 from fvc.errors import FvcError
+from fvc.networks.architecture import Architecture, Published, Stages
 from fvc.networks.pretrained import PUBLISHED, read_weights
 
-REQUIREMENTS = ("transformers",)
 PATCH_PX = 16
 """Height and width of what becomes one token, in all of them."""
 LAYERS_PER_STAGE = 3
@@ -120,6 +120,47 @@ def library_weights(family: Family) -> Callable[[str, ClipsConfig], Mapping[str,
         As `Architecture.weights` wants it.
     """
     return partial(_weights, family)
+
+
+def library_architecture(
+    build: Callable[[Family, ClipsConfig], nn.Module],
+    family: Family,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    stages: Stages,
+    parameters: int,
+    gmacs: float,
+    paper: str,
+) -> Architecture:
+    """A backbone that holds a family's `library_model` as `model`.
+
+    Args:
+        build: Makes the backbone, with random weights.
+        family: Which network it is; parameters and multiply-adds are of clips of its size.
+        mean: As in `Architecture`.
+        std: As in `Architecture`.
+        stages: As in `Architecture`.
+        parameters: As in `Published`.
+        gmacs: As in `Published`.
+        paper: Its authors and number.
+    """
+    return Architecture(
+        build=partial(build, family),
+        channels=family.settings["hidden_size"],
+        mean=mean,
+        std=std,
+        stages=stages,
+        weights=library_weights(family),
+        published=Published(
+            parameters=parameters,
+            gmacs=gmacs,
+            num_frames=family.num_frames,
+            side_px=family.side_px,
+            source=f"transformers; {paper}",
+        ),
+        requirements=("transformers",),
+    )
 
 
 def published_folder(family: Family) -> Path:

@@ -1,7 +1,6 @@
 """VideoMAE's encoder, small and base: a plain transformer over tubes, trained by masking first."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,14 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fvc.config import ClipsConfig
-from fvc.networks.architecture import Architecture, Published
+from fvc.networks.architecture import Architecture
 from fvc.networks.transformers_video import (
     PATCH_PX,
-    REQUIREMENTS,
     Family,
     Grid,
+    library_architecture,
     library_model,
-    library_weights,
     stages_of_layers,
 )
 
@@ -120,21 +118,15 @@ BASE = _family(768, "base", "488eb9a0565f257b32866000305c8178965eb9f6")
 
 
 def _architecture(family: Family, *, parameters: int, gmacs: float) -> Architecture:
-    return Architecture(
-        build=partial(VideoMAE, family),
-        channels=family.settings["hidden_size"],
+    return library_architecture(
+        VideoMAE,
+        family,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         stages=_stages,
-        weights=library_weights(family),
-        published=Published(
-            parameters=parameters,
-            gmacs=gmacs,
-            num_frames=family.num_frames,
-            side_px=family.side_px,
-            source="transformers; Tong et al., arXiv:2203.12602",
-        ),
-        requirements=REQUIREMENTS,
+        parameters=parameters,
+        gmacs=gmacs,
+        paper="Tong et al., arXiv:2203.12602",
     )
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from fvc.contact_sheet import contact_sheet
 from fvc.evidence.examples import Example, Examples
 from fvc.evidence.explain import MOST_ALIKE, HeatMap
 from fvc.files import replacing
 from fvc.overlay import overlay
 from fvc.report import Grid, Picture, Section, plots
+from fvc.report.contact_sheet import contact_sheet
 from fvc.report.overlays import animation, jpeg
 
 LAYERS = {

@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 
 from fvc.clip_files import read_pixels
 from fvc.config import AugmentConfig, Chance, Params, load_params
-from fvc.contact_sheet import contact_sheet
 from fvc.errors import FvcError
+from fvc.report.contact_sheet import contact_sheet
 from fvc.report.plots import save
 from fvc.seeding import generator_for
 from fvc.transforms import augment_clip, augmented_version
