@@ -67,7 +67,9 @@ compare: demo
 	names="$(addprefix $(STAMP)-,$(filter $(DEFAULT),$(MODELS)) $(filter-out $(DEFAULT),$(MODELS)))"; \
 	for name in $$names; do dvc exp run --queue --name $$name -S model=$${name#$(STAMP)-} -S scale=$(SCALE) $(addprefix -S ,$(SETTINGS)); done; \
 	dvc queue start; echo "to look on: dvc queue status, dvc queue logs NAME"; \
-	while status="$$(dvc queue status)"; grep -qE ' $(STAMP)-.* (Queued|Running)' <<<"$$status"; do sleep $(WAIT_S); done; \
+	gone=0; while sleep $(WAIT_S); status="$$(dvc queue status)"; grep -qE ' $(STAMP)-.* (Queued|Running)' <<<"$$status"; do \
+	  if grep -q ' 0 active, 0 idle' <<<"$$status"; then gone=$$((gone+1)); else gone=0; fi; \
+	  if [ $$gone = 3 ]; then echo "DVC's worker has ended before its queue: another one goes on"; dvc queue start; gone=0; fi; done; \
 	trained=; failed=; for name in $$names; do \
 	  if grep -qE " $$name .* Success" <<<"$$status"; then trained="$$trained $$name"; else failed="$$failed $$name"; fi; done; \
 	[ -z "$$trained" ] || fvc compare --table $$trained --markdown work/comparison.md --html work/comparison.html; \

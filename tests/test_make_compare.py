@@ -17,10 +17,15 @@ if [ "$1 $2" = "queue status" ]; then
   while read -r name; do
     state=Success
     case $name in *-broken) state=Failed;; esac
-    [ "$asked" -gt 2 ] || state=Running
+    [ "$asked" -gt 2 ] && [ ! -e gone ] || state=Running
+    [ "$(grep -c "queue start" calls)" -lt 2 ] || state=Success
     echo "abcdef0  $name  02:12 PM  $state"
   done < queued
-  echo "Worker status: 1 active, 0 idle"
+  if [ -e gone ] && [ "$(grep -c "queue start" calls)" -lt 2 ]; then
+    echo "Worker status: 0 active, 0 idle"
+  else
+    echo "Worker status: 1 active, 0 idle"
+  fi
 fi
 """
 
@@ -69,6 +74,16 @@ def test_every_network_is_queued_and_compared_with_the_default_first(copy: Path)
     [compared] = [call for call in ran if call.startswith("fvc compare")]
     assert compared.split()[2:5] == ["--table", *names]
     assert sum(call == "dvc queue status" for call in ran) >= 2, "it did not wait"
+
+
+def test_where_the_worker_ended_before_its_queue_another_one_goes_on(copy: Path) -> None:
+    (copy / "gone").touch()
+    code, said, ran = make(copy, "MODELS=r3d_18", "SETTINGS=split=single train.epochs=1")
+    assert code == 0, said
+    assert "another one goes on" in said
+    assert ran.count("dvc queue start") == 2
+    [queued] = [call for call in ran if call.startswith("dvc exp run --queue")]
+    assert queued.endswith("-S scale=quickstart -S split=single -S train.epochs=1")
 
 
 def test_one_that_fails_is_named_and_the_others_are_compared(copy: Path) -> None:
