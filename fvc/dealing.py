@@ -70,7 +70,7 @@ def _spreads(tried: Float[np.ndarray, "P P C"]) -> Float[np.ndarray, " P"]:
 def _best(spreads: list[float], num_videos: list[float]) -> int:
     best, least, fewest = 0, np.inf, np.inf
     for part, (spread, size) in enumerate(zip(spreads, num_videos, strict=True)):
-        is_equal = abs(spread - least) <= ABSOLUTE + RELATIVE * abs(least)
-        if spread < least or (is_equal and least < np.inf and size < fewest):
+        # Neither is below zero, and a spread that is not below the least is above it or equal.
+        if spread < least or (size < fewest and spread - least <= ABSOLUTE + RELATIVE * least):
             best, least, fewest = part, spread, size
     return best

@@ -62,12 +62,17 @@ def divide(index: pl.DataFrame, config: SplitConfig, seed: int) -> pl.DataFrame:
         for group in take(training, config.validation_share, purpose):
             validates[group].append(fold)
     names = list(groups)
+    kind_of = {kind: number for number, kind in enumerate({(), *map(tuple, validates.values())})}
+    kinds = pl.Series(map(list, kind_of), dtype=FOLDS.columns["validates"])
     places = pl.DataFrame(
         {
             "group": names,
             "part": ["locked" if group in locked else "fold" for group in names],
             "fold": [fold_of.get(group) for group in names],
-            "validates": [validates.get(group, []) for group in names],
+            # One list for all groups alike: a list for each of a million takes seconds.
+            "validates": kinds.gather(
+                [kind_of[tuple(validates.get(group, ()))] for group in names]
+            ),
         },
         schema={name: FOLDS.columns[name] for name in ("group", "part", "fold", "validates")},
     )
