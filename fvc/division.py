@@ -1,19 +1,16 @@
 """Choosing groups: a draw that hardly moves when the corpus grows, and parts that balance."""
 
 import math
-import warnings
-from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
-from sklearn.model_selection import StratifiedGroupKFold
 
-from fvc.groups import commonest
+from fvc.dealing import deal
 from fvc.seeding import generator_for, seed_for
 
 SIZES = (3, 9, 27, 81)
@@ -37,19 +34,35 @@ class Profile:
 
 def profiles(videos: pl.DataFrame) -> dict[str, Profile]:
     """Describe each group; `videos` has `group`, `label` and `platform`."""
-    labels: dict[str, Counter[str]] = defaultdict(Counter)
-    platforms: dict[str, Counter[str]] = defaultdict(Counter)
-    for group, label, platform in videos.select("group", "label", "platform").iter_rows():
-        labels[group][label] += 1
-        platforms[group][platform] += 1
+    counted = _counted(videos)
+    described = (
+        counted.group_by("group")
+        .agg(size=pl.col("videos").sum())
+        .join(_commonest(counted, "group", "label"), on="group")
+        .join(_commonest(counted, "group", "platform"), on="group")
+        .sort("group")
+    )
+    classes = np.searchsorted(SIZES, described["size"].to_numpy())
+    named = described.select("group", "label", "platform").iter_rows()
     return {
-        group: Profile(
-            label=commonest(labels[group]),
-            platform=commonest(platforms[group]),
-            size=bisect_left(SIZES, labels[group].total()),
-        )
-        for group in sorted(labels)
+        group: Profile(label, platform, size)
+        for (group, label, platform), size in zip(named, classes.tolist(), strict=True)
     }
+
+
+def _counted(videos: pl.DataFrame) -> pl.DataFrame:
+    """How many videos of each label and platform every group has, in far fewer rows."""
+    return videos.group_by("group", "label", "platform").agg(videos=pl.len().cast(pl.Int64))
+
+
+def _commonest(counted: pl.DataFrame, of: str, column: str) -> pl.DataFrame:
+    """The value that most videos of each `of` have; of equally many, the first by name."""
+    totals = counted.group_by(of, column).agg(pl.col("videos").sum())
+    return (
+        totals.sort("videos", column, descending=[True, False])
+        .unique(of, keep="first", maintain_order=True)
+        .select(of, column)
+    )
 
 
 def draw(groups: Mapping[str, Profile], share: float, seed: int) -> set[str]:
@@ -99,53 +112,53 @@ def parts(videos: pl.DataFrame, num_parts: int, seed: int) -> dict[str, int]:
     Raises:
         ValueError: There are fewer videos of every label than parts.
     """
-    groups, labels = videos["group"].to_list(), videos["label"].to_list()
-    part_of = _dealt(groups, _classes(videos, num_parts), num_parts, seed)
-    held = {(part_of[group], label) for group, label in zip(groups, labels, strict=True)}
-    if len(held) == num_parts * len(set(labels)):
+    counted = _counted(videos)
+    part_of = _dealt(_classed(counted, num_parts), num_parts, seed)
+    held = {
+        (part_of[group], label) for group, label in counted.select("group", "label").iter_rows()
+    }
+    if len(held) == num_parts * counted["label"].n_unique():
         return part_of
-    return _dealt(groups, labels, num_parts, seed)
+    return _dealt(counted.with_columns(of="label"), num_parts, seed)
 
 
-def _dealt(
-    groups: Sequence[str], classes: Sequence[str], num_parts: int, seed: int
-) -> dict[str, int]:
-    splitter = StratifiedGroupKFold(n_splits=num_parts, shuffle=True, random_state=seed % 2**32)
-    with warnings.catch_warnings():
-        # It takes few videos of a class for few groups; who asks for parts looks at what they hold.
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        dealt = list(splitter.split(groups, classes, groups))
-    return {groups[row]: part for part, (_, rows) in enumerate(dealt) for row in rows}
+def _dealt(counted: pl.DataFrame, num_parts: int, seed: int) -> dict[str, int]:
+    """Deal the groups, alike in the classes `of`."""
+    groups, classes = (counted[name].unique().sort() for name in ("group", "of"))
+    row, column = (
+        counted[name].replace_strict(known, np.arange(len(known)), return_dtype=pl.Int64).to_numpy()
+        for name, known in (("group", groups), ("of", classes))
+    )
+    counts = np.zeros((len(groups), len(classes)))
+    np.add.at(counts, (row, column), counted["videos"].to_numpy())
+    found = deal(counts, num_parts, seed % 2**32)
+    return dict(zip(groups.to_list(), found.tolist(), strict=True))
 
 
-def _classes(videos: pl.DataFrame, num_parts: int) -> list[str]:
-    """Label and platform of each video, as far as parts can hold equally many of each.
+def _classed(counted: pl.DataFrame, num_parts: int) -> pl.DataFrame:
+    """Name as `of` the label and platform of videos, as far as parts can hold equally many of each.
 
     Where one group holds more of a class than a part should, dealing that
     class out would unbalance the rest: such platforms count as the label's
     commonest, and if that does not help, platforms of the label do not count.
     """
-    coarser = videos.select("group", "label", "platform", of="platform")
-    usual = {
-        label: commonest(Counter(own["platform"]))
-        for (label,), own in coarser.group_by("label", maintain_order=True)
-    }
+    usual = dict(_commonest(counted, "label", "platform").iter_rows())
+    coarser = counted.with_columns(of="platform")
     coarser = coarser.with_columns(
         of=pl.when(_is_even(num_parts)).then("of").otherwise(pl.col("label").replace(usual))
     )
     coarser = coarser.with_columns(even=_is_even(num_parts))
     every = pl.col("even").all().over("label")
-    return (
-        coarser.select(pl.format("{} {}", "label", pl.when(every).then("of").otherwise(pl.lit(""))))
-        .to_series()
-        .to_list()
+    return coarser.with_columns(
+        of=pl.format("{} {}", "label", pl.when(every).then("of").otherwise(pl.lit("")))
     )
 
 
 def _is_even(num_parts: int) -> pl.Expr:
     """Whether no group has more than a part's share of the videos of a label and `of`."""
-    largest = pl.len().over("label", "of", "group").max().over("label", "of")
-    return largest * num_parts <= pl.len().over("label", "of")
+    videos = pl.col("videos").sum()
+    largest = videos.over("label", "of", "group").max().over("label", "of")
+    return largest * num_parts <= videos.over("label", "of")
 
 
 def take(videos: pl.DataFrame, share: float, seed: int) -> set[str]:
@@ -161,13 +174,14 @@ def take(videos: pl.DataFrame, share: float, seed: int) -> set[str]:
     """
     fraction = Fraction(share).limit_denominator(max(MAX_PARTS, math.ceil(1 / share)))
     taken, num_parts = fraction.as_integer_ratio()
-    labels = Counter(videos["label"])
-    if num_parts > max(labels.values()):
+    by_label = videos.group_by("group", "label").len()
+    labels = by_label["label"].unique().sort().to_list()
+    if num_parts > max(videos.group_by("label").len()["len"].to_list()):
         return draw(profiles(videos), share, seed)
     part_of = parts(videos, num_parts, seed)
     held = np.zeros((num_parts, len(labels)))
-    for group, label in videos.select("group", "label").iter_rows():
-        held[part_of[group], list(labels).index(label)] += 1
+    for group, label, count in by_label.iter_rows():
+        held[part_of[group], labels.index(label)] += count
     starts = generator_for(seed, "part").permutation(num_parts)
     choices = [(start + np.arange(taken)) % num_parts for start in starts]
     misses = [_miss(held[choice].sum(axis=0), share * held.sum(axis=0)) for choice in choices]

@@ -1,6 +1,6 @@
 """The tables that cross a stage border: their columns, and how they are read and written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,12 @@ class Table:
     sort_by: tuple[str, ...]
     """Rows are written in this order, so that equal tables give equal bytes."""
 
-    def read(self, source: Path) -> pl.DataFrame:
+    def read(self, source: Path, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Read the table.
+
+        Args:
+            source: The file.
+            columns: All that are wanted, of a large table; others take no memory.
 
         Raises:
             FvcError: The file is missing, damaged, or has other columns.
@@ -34,15 +38,17 @@ class Table:
         try:
             if source.suffix == ".csv":
                 frame = pl.read_csv(source, schema=self.columns)
+                schema = frame.schema
             else:
-                frame = pl.read_parquet(source)
+                schema = pl.Schema(pl.read_parquet_schema(source))
+                frame = pl.read_parquet(source, columns=[*(columns or schema)])
         except pl.exceptions.PolarsError as error:
             raise FvcError(source, f"cannot be read ({error})", remedy) from error
-        if frame.schema != self.columns:
-            differing = set(frame.schema.items()) ^ set(self.columns.items())
+        if schema != self.columns:
+            differing = set(schema.items()) ^ set(self.columns.items())
             names = ", ".join(sorted({name for name, _ in differing}))
             raise FvcError(source, f"has other columns than expected ({names})", remedy)
-        return frame
+        return frame if columns is None else frame.select(columns)
 
     def write(self, target: Path, frame: pl.DataFrame) -> None:
         """Write the table sorted, atomically.

@@ -130,3 +130,15 @@ def test_the_flow_of_a_pair_is_compared(tmp_path: Path) -> None:
         [[_, milliseconds, pairs, ratio, error]] = cells(printed, name)
         assert float(error.strip(" |")) < 0.2
         assert min(float(milliseconds), float(pairs), float(ratio)) > 0
+
+
+def test_tables_are_made_divided_and_published(tmp_path: Path) -> None:
+    few = ("--videos", "3000", "--few", "300")
+    printed = run("scale_tables.py", *few, absent=(), folder=tmp_path, codes=(0, 1))
+    for step in ("make", "index", "split", "export_folds", "make_few", "index_few"):
+        [row] = [row for row in cells(printed, step) if row[0] == step]
+        seconds, cpu_s, memory_gb, megabytes = map(float, row[2:])
+        assert min(cpu_s, memory_gb) > 0, step
+        assert min(seconds, megabytes) >= 0, step
+    assert re.search(r"\d+ groups; audit: .*'leaks': 0", printed)
+    assert "split, most memory, GB" in printed

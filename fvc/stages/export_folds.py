@@ -1,21 +1,25 @@
 """Publish the fold assignment: a CSV that others can use, and its SHA-256 beside it."""
 
+import hashlib
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
 from fvc.files import replacing
-from fvc.protocol import folds_csv, folds_sha256
+from fvc.protocol import folds_csv_blocks
 from fvc.records import FOLDS
 
 
 def run(*, folds: Path, csv: Path, digest: Path) -> None:
     """Write the CSV, and a file for `sha256sum --check` that stands in the same folder."""
     table = FOLDS.read(folds)
-    with replacing(csv) as partial:
-        partial.write_bytes(folds_csv(table))
+    found = hashlib.sha256()
+    with replacing(csv) as partial, partial.open("wb") as stream:
+        for block in folds_csv_blocks(table):
+            found.update(block)
+            stream.write(block)
     with replacing(digest) as partial:
-        partial.write_text(f"{folds_sha256(table)}  {csv.name}\n", encoding="utf-8")
+        partial.write_text(f"{found.hexdigest()}  {csv.name}\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,11 +14,13 @@ from fvc.config import IndexConfig, Params, SplitConfig, load_params
 from fvc.division import Profile, draw, parts, profiles, take
 from fvc.errors import FvcError
 from fvc.files import write_json
-from fvc.leakage import CHANCE, Leak, find_leaks, look_up_cascades
+from fvc.leakage import CHANCE, KEYS, Leak, find_leaks, look_up_cascades
 from fvc.near_duplicates import KEPT_MATCHES
 from fvc.records import FOLDS, INDEX, part_in
 from fvc.seeding import seed_for
 
+COLUMNS = (*("video_id", "group", "label", "platform"), *KEYS[1:], "fingerprint")
+"""Of the index, what divides and what is audited."""
 PARTS = ("train", "validation", "test")
 
 LOOKUP_TOLERANCE = 0.01
@@ -59,18 +61,23 @@ def divide(index: pl.DataFrame, config: SplitConfig, seed: int) -> pl.DataFrame:
         purpose = seed_for(seed, "split", "validation", fold)
         for group in take(training, config.validation_share, purpose):
             validates[group].append(fold)
-    rows = [
+    names = list(groups)
+    kind_of = {kind: number for number, kind in enumerate({(), *map(tuple, validates.values())})}
+    kinds = pl.Series(map(list, kind_of), dtype=FOLDS.columns["validates"])
+    places = pl.DataFrame(
         {
-            "video_id": video_id,
-            "group": group,
-            "label": label,
-            "part": "locked" if group in locked else "fold",
-            "fold": fold_of.get(group),
-            "validates": validates.get(group, []),
-        }
-        for video_id, group, label, _ in videos.iter_rows()
-    ]
-    return FOLDS.frame(rows)
+            "group": names,
+            "part": ["locked" if group in locked else "fold" for group in names],
+            "fold": [fold_of.get(group) for group in names],
+            # One list for all groups alike: a list for each of a million takes seconds.
+            "validates": kinds.gather(
+                [kind_of[tuple(validates.get(group, ()))] for group in names]
+            ),
+        },
+        schema={name: FOLDS.columns[name] for name in ("group", "part", "fold", "validates")},
+    )
+    placed = videos.join(places, on="group", how="left", maintain_order="left")
+    return placed.select(*FOLDS.columns)
 
 
 def assign_folds(videos: pl.DataFrame, config: SplitConfig, seed: int) -> dict[str, int]:
@@ -104,16 +111,20 @@ def check_groups(groups: Sequence[Profile], config: SplitConfig) -> None:
 
 def count(folds: pl.DataFrame, numbers: Sequence[int]) -> dict[str, Any]:
     """Count groups and the videos of each label, in the locked test and each part of each fold."""
-    by_fold = [
-        {part: _counts(folds.filter(part_in(number) == part)) for part in PARTS}
-        for number in numbers
-    ]
-    return {"locked": _counts(folds.filter(part="locked")), "folds": by_fold}
+    locked = _counts(folds.filter(part="locked").with_columns(of=pl.lit("locked")))
+    by_fold = [_counts(folds.with_columns(of=part_in(number))) for number in numbers]
+    return {
+        "locked": locked["locked"],
+        "folds": [{part: found[part] for part in PARTS} for found in by_fold],
+    }
 
 
-def _counts(videos: pl.DataFrame) -> dict[str, int]:
-    labels = {label: len(videos.filter(label=label)) for label in LABELS}
-    return {"groups": videos["group"].n_unique(), **labels}
+def _counts(videos: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """Groups and videos of each label, by `of`."""
+    labels = {label: (pl.col("label") == label).sum() for label in LABELS}
+    found = videos.group_by("of").agg(groups=pl.col("group").n_unique(), **labels)
+    empty = dict.fromkeys(("groups", *LABELS), 0)
+    return defaultdict(lambda: empty, {row.pop("of"): row for row in found.iter_rows(named=True)})
 
 
 def check_labels(counts: Mapping[str, Any]) -> None:
@@ -180,7 +191,7 @@ def run(params: Params, *, index: Path, probes: Path, folds: Path, summary: Path
     Raises:
         FvcError: The groups are too few, or the audit found a leak; nothing is written.
     """
-    videos = INDEX.read(index)
+    videos = INDEX.read(index, columns=COLUMNS)
     try:
         divided = divide(videos, params.split, params.seed)
         counts = count(divided, params.split.folds)
