@@ -79,6 +79,6 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements: setup
-	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header --upgrade pyproject.toml -o requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra cluster --no-annotate --no-header --upgrade pyproject.toml -o requirements.txt
 
 .PHONY: help requirements setup demo repro test test-all lint compare bench clean
