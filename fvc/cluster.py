@@ -23,8 +23,6 @@ from tempfile import NamedTemporaryFile
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
-import dask
-from dask_jobqueue import SLURMCluster
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 from tqdm import tqdm
@@ -32,7 +30,7 @@ from tqdm import tqdm
 from fvc.chunks import Call, Done, Parcel, run_chunk
 from fvc.errors import FvcError
 from fvc.isolation import Failure, Limits
-from fvc.pool import ENGINE
+from fvc.schedulers import connected
 
 Item = TypeVar("Item")
 
@@ -40,14 +38,10 @@ CHUNK_S = 2.0
 """What a chunk should take: its way costs some milliseconds, and is lost with its worker."""
 MAX_ITEMS = 100
 """Most items of a chunk, whose results come back as one message."""
-CONNECT_S = 15.0
-"""A scheduler that has not answered by then is not there."""
 FETCH_S = 30.0
 """Longest wait for a finished chunk's results; its worker may be lost just then."""
 REFRESH_S = 5.0
 """How often it is asked which workers there are, and jobs that have gone are submitted again."""
-JOBS = "fvc.jobs"
-"""How many jobs SLURM is asked for; jobqueue's configuration has no place for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +220,7 @@ def run(
         stack.callback(atexit.unregister, stack.close)
         stack.enter_context(_exit_on_sigterm())
         landmark = stack.enter_context(NamedTemporaryFile(dir=Path.cwd(), prefix=".fvc-cluster-"))
-        client, keep_up = stack.enter_context(_connected(engine))
+        client, keep_up = stack.enter_context(connected(engine))
         call = Call(
             token=uuid4().hex,
             folder=str(Path.cwd()),
@@ -236,6 +230,7 @@ def run(
             limits=limits,
         )
         run = _Run(client, call, _Stock(iter(items), len(items)))
+        stack.callback(client.unsubscribe_topic, "all")
         progress = stack.enter_context(tqdm(total=len(items), desc=description, unit=" videos"))
         refreshed_s, num_left = -REFRESH_S, len(items)
         while num_left:
@@ -252,68 +247,6 @@ def run(
                 num_left -= 1
                 progress.update()
                 yield item, outcome
-
-
-@contextmanager
-def _connected(engine: str) -> Iterator[tuple[Client, Callable[[], None]]]:
-    """A client of the engine's scheduler, and what has to be called every few seconds."""
-    address: Any
-    keep_up: Callable[[], None]
-    with ExitStack() as stack:
-        address, keep_up = engine, _nothing
-        if engine == "slurm":
-            address, keep_up = stack.enter_context(_slurm())
-        elif not engine.startswith(("tcp://", "tls://")):
-            cause = f"is '{engine}', which is neither local, slurm nor tcp://host:port"
-            raise FvcError(ENGINE, cause, "Set it to one of these, or unset it")
-        try:
-            client = Client(address, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, ValueError) as error:
-            cause = f"no scheduler answers ({' '.join(str(error).split())})"
-            remedy = f"Start one with 'dask scheduler', or unset {ENGINE}"
-            raise FvcError(engine, cause, remedy) from error
-        yield stack.enter_context(client), keep_up
-
-
-def _nothing() -> None:
-    """What a scheduler that somebody else started needs."""
-
-
-@contextmanager
-def _slurm() -> Iterator[tuple[SLURMCluster, Callable[[], None]]]:
-    """A scheduler in this process, whose workers are SLURM's jobs."""
-    jobs = dask.config.get(JOBS, None)
-    where = "Dask's configuration"
-    remedy = "Write it into ~/.config/dask/jobqueue.yaml: docs/cluster.md has an example"
-    if not isinstance(jobs, int) or jobs < 1:
-        raise FvcError(where, f"{JOBS}, the number of jobs, is {jobs}", remedy)
-    options = {"dashboard_address": ":0", **dask.config.get("jobqueue.slurm.scheduler-options", {})}
-    with dask.config.set({"distributed.scheduler.worker-saturation": 1.0}):
-        try:
-            cluster = SLURMCluster(scheduler_options=options)
-        except ValueError as error:
-            raise FvcError(where, " ".join(str(error).split()), remedy) from error
-    with cluster:
-
-        def keep_up() -> None:
-            cluster.scale(jobs=jobs)
-            try:
-                # What `scale` begins; waited for, it says why a job cannot be submitted.
-                cluster.sync(cluster._correct_state)
-            except FileNotFoundError as error:
-                raise FvcError(
-                    ENGINE,
-                    f"is slurm, but there is no {error.filename}",
-                    "Run this where SLURM's commands are",
-                ) from error
-            except RuntimeError as error:
-                said = str(error).partition("stderr:")[2] or str(error)
-                cause = f"refuses the job ({' '.join(said.split())})"
-                raise FvcError(
-                    "sbatch", cause, "Mend jobqueue.slurm in Dask's configuration"
-                ) from error
-
-        yield cluster, keep_up
 
 
 @contextmanager

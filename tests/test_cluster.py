@@ -24,7 +24,7 @@ from items import (
     write_pid,
 )
 
-from fvc import cluster
+from fvc import cluster, schedulers
 from fvc.errors import FvcError
 from fvc.isolation import Failure
 from fvc.pool import ENGINE, run_isolated
@@ -157,7 +157,7 @@ def test_a_worker_that_does_not_see_the_files_says_so(monkeypatch: pytest.Monkey
 
 
 def test_no_scheduler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
+    monkeypatch.setattr(schedulers, "CONNECT_S", 0.2)
     monkeypatch.setenv(ENGINE, "tcp://127.0.0.1:9")
     with pytest.raises(FvcError, match=r"^tcp://127.0.0.1:9: no scheduler answers .*unset FVC"):
         run(square, range(3))
@@ -171,7 +171,8 @@ def test_an_unknown_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dask", None)
-    monkeypatch.delitem(sys.modules, "fvc.cluster")
+    for module in ("fvc.cluster", "fvc.schedulers"):
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setenv(ENGINE, "slurm")
     with pytest.raises(FvcError, match=r"dask is not installed. Run 'pip install .\[cluster\]'"):
         run(square, range(3))

@@ -127,8 +127,8 @@ DOORS = {
     "zipfile": {"clip_files.py", "demo/corpus.py"},
     "pyzipper": {"archives/entries.py", "archives/reading.py"},
     "_zipdecrypter": {"archives/reading.py"},
-    "dask": {"chunks.py", "cluster.py"},
-    "distributed": {"chunks.py", "cluster.py"},
+    "dask": {"schedulers.py"},
+    "distributed": {"chunks.py", "cluster.py", "schedulers.py"},
     "multiprocessing": {
         *("pool.py", "isolation.py", "serving/decoders.py", "serving/decoder_process.py")
     },
