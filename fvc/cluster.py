@@ -108,9 +108,8 @@ class _Run(Generic[Item]):
         message = event[1] if isinstance(event[1], dict) else {}
         if message.get("action") == "remove-worker":
             tasks = {*message["processing-tasks"], *message["lost-computed-tasks"]}
-            # A worker that takes its leave was asked to by somebody.
-            left = message["expected"] or "cleanup" not in str(message["stimulus_id"])
-            self.heard.put(_Lost(frozenset(tasks), not left))
+            # Expected: the scheduler was asked to retire it. SIGTERM looks like any other loss.
+            self.heard.put(_Lost(frozenset(tasks), not message["expected"]))
         self.heard.put(None)
 
     def refresh(self) -> None:

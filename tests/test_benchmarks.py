@@ -130,3 +130,13 @@ def test_the_flow_of_a_pair_is_compared(tmp_path: Path) -> None:
         [[_, milliseconds, pairs, ratio, error]] = cells(printed, name)
         assert float(error.strip(" |")) < 0.2
         assert min(float(milliseconds), float(pairs), float(ratio)) > 0
+
+
+@pytest.mark.slow
+def test_dask_is_compared_with_the_local_pool(tmp_path: Path) -> None:
+    few = ("--tasks", "40", "--rounds", "1")
+    printed = run("cluster.py", *few, absent=(), folder=tmp_path, codes=(0, 1))
+    for name in ("local pool", "Dask"):
+        ((_, _, speed),) = cells(printed, name)
+        assert float(speed) > 0
+    assert "throughput of Dask" in printed

@@ -19,7 +19,7 @@ from torch.distributed.run import parse_args
 
 from fvc.config import load_params
 
-JOB = ROOT / "docs" / "train.sbatch"
+JOB = ROOT / "cluster" / "train.sbatch"
 LINES = JOB.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
 
 RECORDED = """#!/bin/bash
@@ -51,8 +51,8 @@ class Cluster:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.log = root / "log"
-        (root / "docs").mkdir()
-        shutil.copy(JOB, root / "docs")
+        (root / "cluster").mkdir()
+        shutil.copy(JOB, root / "cluster")
         for name, body in {"srun": SRUN, "dvc": DVC, "scontrol": RECORDED}.items():
             self.install(name, body)
         self.install("torchrun", RECORDED)
@@ -76,7 +76,7 @@ class Cluster:
         program = self.root / "training.py"
         program.write_text(training)
         return subprocess.Popen(
-            ["bash", "docs/train.sbatch"],
+            ["bash", "cluster/train.sbatch"],
             cwd=self.root,
             env={**self.environment, "TRAINING": str(program), **environment},
         )
@@ -84,7 +84,7 @@ class Cluster:
     def called(self) -> list[str]:
         """The commands in the order in which they were started, less the step's own."""
         lines = self.log.read_text().splitlines()
-        assert lines[0].startswith("srun bash docs/train.sbatch step")
+        assert lines[0].startswith("srun bash cluster/train.sbatch step")
         return lines[1:]
 
 
@@ -150,3 +150,16 @@ def test_dvc_knows_what_the_job_asks_of_it() -> None:
 def test_the_array_is_the_folds() -> None:
     [array] = [found[1] for line in LINES if (found := re.match(r"#SBATCH --array=(.+)", line))]
     assert array == f"0-{len(load_params(ROOT / 'params.yaml').split.folds) - 1}"
+
+
+def test_nodes_of_one_fold_meet_at_the_first_and_hand_over_once(cluster: Cluster) -> None:
+    nodes = {"SLURM_NNODES": "2", "SLURM_LAUNCH_NODE_IPADDR": "192.0.2.7"}
+    assert cluster.submit("", **nodes, SLURM_GPUS_ON_NODE="4", SLURM_PROCID="0").wait(30) == 0
+    trained, taken_over = cluster.called()
+    args = parse_args(shlex.split(trained)[1:])  # type: ignore[no-untyped-call]
+    assert (args.nnodes, args.nproc_per_node, args.rdzv_backend) == ("2", "4", "c10d")
+    assert args.rdzv_endpoint == "192.0.2.7:24711"
+    assert taken_over == "dvc --wait-for-lock commit --force train@3"
+    cluster.log.unlink()
+    assert cluster.submit("", **nodes, SLURM_PROCID="1").wait(30) == 0
+    assert len(cluster.called()) == 1, "two nodes write dvc.lock"
