@@ -48,7 +48,7 @@ lint: setup
 	mypy
 
 # Those that are there and need neither a file nor a choice.
-BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,extract decode stage_clips augment flow clips_end_to_end loading train_step engine_overhead bootstrap serving))
+BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,extract decode stage_clips augment flow clips_end_to_end loading train_step engine_overhead bootstrap serving cluster))
 bench: setup
 	uv pip install --quiet --python .venv --compile-bytecode -c requirements.txt --editable ".[bench]"
 	failed=; for script in $(BENCHMARKS); do echo; echo "$$script"; python $$script || failed="$$failed $$script"; done; \

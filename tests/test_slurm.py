@@ -147,7 +147,7 @@ def test_stages_write_what_they_write_here(
     outputs = run.outputs()
     assert outputs.keys() == expected.keys()
     assert [name for name in outputs if outputs[name] != expected[name]] == []
-    wait_for(lambda: not site.jobs(), "the queue to be empty", 30)
+    wait_for(lambda: not site.jobs(), "the queue to be empty", 60)
 
 
 ITEMS = """
@@ -189,7 +189,7 @@ def test_a_run_that_is_stopped_leaves_no_jobs(
         assert len(site.jobs()) == 2
         process.send_signal(number)
         process.communicate(timeout=60)
-    wait_for(lambda: not site.jobs(), "the queue to be empty", 30)
+    wait_for(lambda: not site.jobs(), "the queue to be empty", 60)
 
 
 @pytest.mark.parametrize(
