@@ -48,7 +48,7 @@ lint: setup
 	mypy
 
 # Those that are there and need neither a file nor a choice.
-BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,extract decode stage_clips augment flow clips_end_to_end loading train_step engine_overhead bootstrap serving))
+BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,extract decode stage_clips augment flow clips_end_to_end loading train_step engine_overhead bootstrap serving cluster))
 bench: setup
 	uv pip install --quiet --python .venv --compile-bytecode -c requirements.txt --editable ".[bench]"
 	failed=; for script in $(BENCHMARKS); do echo; echo "$$script"; python $$script || failed="$$failed $$script"; done; \
@@ -81,6 +81,6 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements: setup
-	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header --upgrade pyproject.toml -o requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra cluster --no-annotate --no-header --upgrade pyproject.toml -o requirements.txt
 
 .PHONY: help requirements setup demo repro test test-all lint compare bench clean

@@ -1,88 +1,29 @@
 """One function over many videos: isolated workers, limits of time and memory, results as they come.
 
-A pool that shares one queue among its workers cannot tell for certain which item a
-worker took down with it. Here each worker has a pipe of its own, and holds one item.
+FVC_CLUSTER says where the workers are: on this machine, or on others that Dask reaches.
 """
 
-import errno
+import importlib
 import os
-import pickle
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
-from multiprocessing import connection, get_context
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from traceback import format_exception
-from typing import Any, Generic, Literal, TypeVar
+from itertools import chain
+from multiprocessing import connection
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from fvc.errors import FvcError
-from fvc.process import end_with_parent, limit_memory
+from fvc.isolation import Failure, Killed, Limits, Worker, assign, collect, end, start
 from fvc.video import VideoError
+
+__all__ = ["Failure", "run_isolated"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-OUT_OF_MEMORY = errno.ENOMEM
-"""Exit code of a worker that gave up because it got no more memory."""
-START_S = 120.0
-"""A worker that has not said by then that it has started never will."""
-FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
-"""Exit codes of a worker that somebody else ended, such as the kernel when memory is short."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What happened to an item whose worker was lost; no other item is affected."""
-
-    reason: Literal["timeout", "crashed"]
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    """What one item may take."""
-
-    timeout_s: float
-    max_memory_mib: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Killed:
-    """A worker was ended from outside, which says nothing about its item."""
-
-    code: int
-
-    def again(self) -> Failure:
-        """What that means where the worker before this one was ended, too."""
-        return Failure("crashed", f"ended from outside twice ({self.code})")
-
-
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    """An error that nobody expects: the run ends with it."""
-
-    error: Exception
-
-
-@dataclass(slots=True, eq=False)
-class _Worker(Generic[Item]):
-    """A process that calls the function on one item after another."""
-
-    process: BaseProcess
-    pipe: Connection
-    deadline: float
-    """When it has had its time with the item, or to start, by the monotonic clock."""
-    job: tuple[Item, ...] = ()
-    """The item it has; none while it starts."""
+ENGINE = "FVC_CLUSTER"
+LOCAL = "local"
 
 
 def run_isolated(
@@ -101,6 +42,9 @@ def run_isolated(
     function raises is yielded as the item's result; any other exception ends
     the run and is raised here.
 
+    With FVC_CLUSTER the processes are on a cluster, and a cluster's worker that
+    is lost counts as a process ended from outside.
+
     Args:
         function: Found by its module's name, so neither a lambda nor a local
             function; workers import that module and no more.
@@ -109,26 +53,52 @@ def run_isolated(
         description: Stands before the progress bar on standard error.
         max_memory_mib: What a worker may allocate beyond what it holds once it
             has started; without it, all there is. Enforced on Linux.
+
+    Raises:
+        FvcError: The cluster that FVC_CLUSTER names cannot be used.
     """
-    limits = _Limits(timeout_s, max_memory_mib)
+    limits = Limits(timeout_s, max_memory_mib)
+    engine = os.environ.get(ENGINE) or LOCAL
+    if engine == LOCAL:
+        return _run_here(function, items, limits, description)
+    run_there = _cluster(engine).run
+    return run_there(function, items, limits, engine=engine, description=description)
+
+
+def _cluster(engine: str) -> Any:
+    """The module that reaches other machines.
+
+    Not by an import statement: what comes out does not depend on where it was
+    computed, so no stage depends on that module, and few have Dask.
+    """
+    try:
+        return importlib.import_module("fvc.cluster")
+    except ModuleNotFoundError as error:
+        cause = f"is '{engine}', for which {error.name} is not installed"
+        raise FvcError(ENGINE, cause, "Run 'pip install .[cluster]', or unset it") from error
+
+
+def _run_here(
+    function: Callable[[Item], Result], items: Sequence[Item], limits: Limits, description: str
+) -> Iterator[tuple[Item, Result | Failure | FvcError | VideoError]]:
     waiting, num_left = iter(items), len(items)
-    workers: list[_Worker[Item]] = []
+    workers: list[Worker[Item]] = []
     tried_again: list[Item] = []
     try:
         with tqdm(total=len(items), desc=description, unit=" videos") as progress:
             while num_left:
                 while len(workers) < min(len(os.sched_getaffinity(0)), num_left):
-                    workers.append(_start(function, limits))
+                    workers.append(start(function, limits))
                 for worker in _attend(workers):
-                    job, outcome = worker.job, _collect(worker, limits)
-                    if isinstance(outcome, _Killed):
+                    job, outcome = worker.job, collect(worker, limits)
+                    if isinstance(outcome, Killed):
                         if job[0] not in tried_again:
                             tried_again.append(job[0])
                             waiting, job = chain(job, waiting), ()
                         outcome = outcome.again()
                     # Before the caller gets its result, so that the worker never idles meanwhile.
-                    if worker.process.exitcode is not None or not _assign(worker, waiting, limits):
-                        _end(worker)
+                    if worker.process.exitcode is not None or not assign(worker, waiting, limits):
+                        end(worker)
                         workers.remove(worker)
                     for item in job:
                         num_left -= 1
@@ -136,112 +106,13 @@ def run_isolated(
                         yield item, outcome
     finally:
         for worker in workers:
-            _end(worker)
+            end(worker)
 
 
-def _start(function: Callable[[Item], Any], limits: _Limits) -> _Worker[Item]:
-    # Forking a process that has run torch can hang it: workers start afresh.
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    arguments = (theirs, function, limits.max_memory_mib)
-    process = context.Process(target=_serve, args=arguments, daemon=True)
-    process.start()
-    # While we held it open, the pipe of a dead worker would not end.
-    theirs.close()
-    return _Worker(process, ours, time.monotonic() + max(limits.timeout_s, START_S))
-
-
-def _attend(workers: Sequence[_Worker[Item]]) -> list[_Worker[Item]]:
+def _attend(workers: Sequence[Worker[Item]]) -> list[Worker[Item]]:
     """Wait for workers that have something to say, are dead, or have had their time."""
     left_s = max(min(worker.deadline for worker in workers) - time.monotonic(), 0)
     pipes = [worker.pipe for worker in workers]
     heard = connection.wait(pipes, left_s)
     now = time.monotonic()
     return [worker for worker in workers if worker.pipe in heard or worker.deadline <= now]
-
-
-def _collect(worker: _Worker[Item], limits: _Limits) -> Any:
-    """The result of a worker's item, or how the two were lost."""
-    if not worker.pipe.poll():
-        worker.process.kill()
-        worker.process.join()
-        if not worker.job:
-            raise RuntimeError(f"a worker did not start within {START_S:g} s")
-        return Failure("timeout", f"took longer than {limits.timeout_s:g} s")
-    try:
-        message = worker.pipe.recv()
-    except (EOFError, OSError):
-        worker.process.join()
-        return _loss(worker, limits)
-    if isinstance(message, _Raised):
-        message.error.add_note(f"It was raised on {worker.job[0]}; a worker printed where.")
-        raise message.error
-    return message
-
-
-def _loss(worker: _Worker[Item], limits: _Limits) -> Failure | _Killed:
-    code = worker.process.exitcode or 0
-    if not worker.job:
-        raise RuntimeError(f"a worker ended with code {code} before it had anything to do")
-    if code == OUT_OF_MEMORY:
-        limit = f" within {limits.max_memory_mib} MiB" if limits.max_memory_mib else ""
-        return Failure("crashed", f"found no more memory{limit}")
-    return (
-        _Killed(code)
-        if code in FROM_OUTSIDE
-        else Failure("crashed", f"its process ended with code {code}")
-    )
-
-
-def _assign(worker: _Worker[Item], waiting: Iterator[Item], limits: _Limits) -> bool:
-    """Give a worker the next item, if there is one."""
-    worker.job = tuple(islice(waiting, 1))
-    worker.deadline = time.monotonic() + limits.timeout_s
-    try:
-        for item in worker.job:
-            worker.pipe.send(item)
-    except BrokenPipeError:
-        # It died idle; what remains of its pipe says so when it is attended to.
-        return True
-    return bool(worker.job)
-
-
-def _end(worker: _Worker[Item]) -> None:
-    worker.process.kill()
-    worker.process.join()
-    worker.pipe.close()
-
-
-def _serve(pipe: Connection, function: Callable[[Any], Any], max_memory_mib: int | None) -> None:
-    """What a worker does: say that it has started, then take items until it is ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # It can be ended at any time: in native code, and with its parent.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    end_with_parent()
-    if max_memory_mib is not None and sys.platform == "linux":
-        limit_memory(max_memory_mib)
-    pipe.send(None)
-    while True:
-        try:
-            item = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send(function(item))
-        except MemoryError:
-            # What this process still holds must not be missing to the next item.
-            os._exit(OUT_OF_MEMORY)
-        except (FvcError, VideoError) as error:
-            pipe.send(error)
-        except BaseException as error:
-            pipe.send(_Raised(_portable(error)))
-            raise
-
-
-def _portable(error: BaseException) -> Exception:
-    """The error itself if it can be sent to another process and ends no more than a run there."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except (pickle.PicklingError, AttributeError, TypeError) as cause:
-        return RuntimeError(f"{''.join(format_exception(error))} (not sent as it is: {cause})")
-    return error if isinstance(error, Exception) else RuntimeError(repr(error))

@@ -142,3 +142,13 @@ def test_tables_are_made_divided_and_published(tmp_path: Path) -> None:
         assert min(seconds, megabytes) >= 0, step
     assert re.search(r"\d+ groups; audit: .*'leaks': 0", printed)
     assert "split, most memory, GB" in printed
+
+
+@pytest.mark.slow
+def test_dask_is_compared_with_the_local_pool(tmp_path: Path) -> None:
+    few = ("--tasks", "40", "--rounds", "1")
+    printed = run("cluster.py", *few, absent=(), folder=tmp_path, codes=(0, 1))
+    for name in ("local pool", "Dask"):
+        ((_, _, speed),) = cells(printed, name)
+        assert float(speed) > 0
+    assert "throughput of Dask" in printed

@@ -1,152 +1,199 @@
-"""The SLURM job, run by commands that stand in for Slurm, DVC and torchrun."""
+"""The workers of Dask in place of this machine's: the same results, and what happens to them."""
 
-import os
-import re
-import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
-from dvc.cli.parser import get_main_parser
-from source_tree import ROOT
-from torch.distributed.run import parse_args
+from dask_cluster import dask_cluster
+from items import (
+    crash_or_square,
+    fail,
+    lose_a_worker_once,
+    lose_the_worker,
+    refuse,
+    size_of,
+    square,
+    write_pid,
+)
 
-from fvc.config import load_params
-
-JOB = ROOT / "docs" / "train.sbatch"
-LINES = JOB.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
-
-RECORDED = """#!/bin/bash
-echo "{name} $*" >>"$LOG"
-"""
-
-# As srun runs the step, and dvc the stage: below one more process.
-SRUN = RECORDED + '"$@"; exit $?\n'
-DVC = RECORDED + '[ "$2" = commit ] || python "$TRAINING"; exit $?\n'
-
-TRAINING = """
-import os, time
-from pathlib import Path
-from fvc import process
-process.end_with_parent()
-with process.stop_on_sigterm() as is_asked:
-    Path("ready").touch()
-    while not is_asked():
-        time.sleep(0.02)
-    time.sleep(0.5)
-    Path("checkpoint").touch()
-raise SystemExit(1)
-"""
+from fvc import cluster, schedulers
+from fvc.errors import FvcError
+from fvc.isolation import Failure
+from fvc.pool import ENGINE, run_isolated
+from fvc.video import VideoError
 
 
-class Cluster:
-    """A repository with the job, and commands that write down how they are called."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.log = root / "log"
-        (root / "docs").mkdir()
-        shutil.copy(JOB, root / "docs")
-        for name, body in {"srun": SRUN, "dvc": DVC, "scontrol": RECORDED}.items():
-            self.install(name, body)
-        self.install("torchrun", RECORDED)
-        self.environment = {
-            **os.environ,
-            "LOG": str(self.log),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "SLURM_ARRAY_TASK_ID": "3",
-            "SLURM_JOB_ID": "4711",
-            "SLURM_SUBMIT_DIR": str(root),
-        }
-
-    def install(self, name: str, body: str) -> None:
-        target = self.root / ".venv" / "bin" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(body.replace("{name}", name))
-        target.chmod(0o755)
-
-    def submit(self, training: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start the job, with a training that is this program."""
-        program = self.root / "training.py"
-        program.write_text(training)
-        return subprocess.Popen(
-            ["bash", "docs/train.sbatch"],
-            cwd=self.root,
-            env={**self.environment, "TRAINING": str(program), **environment},
-        )
-
-    def called(self) -> list[str]:
-        """The commands in the order in which they were started, less the step's own."""
-        lines = self.log.read_text().splitlines()
-        assert lines[0].startswith("srun bash docs/train.sbatch step")
-        return lines[1:]
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with dask_cluster(tmp_path_factory.mktemp("dask"), num_workers=2) as address:
+        yield address
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    yield Cluster(tmp_path)
-    for process in psutil.process_iter(["cmdline"]):
-        assert str(tmp_path) not in " ".join(process.info["cmdline"] or []), "a process is left"
+def _on_dask(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENGINE, scheduler)
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+on_dask = pytest.mark.usefixtures("_on_dask")
 
 
-@pytest.mark.parametrize("code", [0, 3])
-def test_a_training_that_ends_is_not_queued_again(cluster: Cluster, code: int) -> None:
-    assert cluster.submit(f"raise SystemExit({code})").wait(30) == code
-    assert cluster.called() == ["dvc --wait-for-lock repro --single-item train@3"]
+def run(function: Any, items: Any, timeout_s: float = 60.0) -> dict[Any, Any]:
+    return dict(run_isolated(function, items, timeout_s=timeout_s, description="test"))
 
 
-def test_a_warned_training_writes_its_checkpoint_and_is_queued_again(cluster: Cluster) -> None:
-    job = cluster.submit(TRAINING)
-    wait_for((cluster.root / "ready").exists)
-    [srun] = psutil.Process(job.pid).children()
-    # Slurm signals every process of the step, in no order.
-    for member in srun.children(recursive=True):
-        member.send_signal(signal.SIGTERM)
-    assert job.wait(30) == 75
-    assert (cluster.root / "checkpoint").exists(), "what the training had done is lost"
-    assert cluster.called()[1:] == ["scontrol requeue 4711"]
+@on_dask
+def test_results_and_failures_are_those_of_this_machine() -> None:
+    results = run(crash_or_square, range(12), timeout_s=0.5)
+    assert results.pop(5) == Failure("crashed", f"its process ended with code -{signal.SIGABRT}")
+    assert results.pop(7) == Failure("timeout", "took longer than 0.5 s")
+    assert results == {number: number * number for number in range(12) if number not in (5, 7)}
+    assert run(square, []) == {}
+    errors = run(refuse, range(3))
+    assert (errors[0], str(errors[1])) == (0, "clip.pt: is missing. Run 'dvc repro clips'.")
+    assert isinstance(errors[2], VideoError)
 
 
-def test_several_gpus_train_one_fold_outside_dvc_which_then_takes_it_over(
-    cluster: Cluster,
+@on_dask
+def test_an_unknown_error_ends_the_run() -> None:
+    with pytest.raises(ZeroDivisionError, match="no inverse of 0") as raised:
+        run(fail, [0])
+    assert "raised on 0" in "".join(raised.value.__notes__), "nobody learns on which item"
+
+
+@on_dask
+def test_paths_are_relative_to_where_the_run_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cluster.submit("", SLURM_GPUS_ON_NODE="4").wait(30) == 0
-    trained, taken_over = cluster.called()
-    words = shlex.split(trained)
-    args = parse_args(words[1:])  # type: ignore[no-untyped-call]
-    assert (args.nproc_per_node, args.max_restarts) == ("4", 8)
-    assert [args.training_script, *args.training_script_args] == ["fvc", "train", "--fold", "3"]
-    assert args.module
-    assert taken_over == "dvc --wait-for-lock commit --force train@3"
-    cluster.install("torchrun", RECORDED + "exit 1")
-    cluster.log.unlink()
-    assert cluster.submit("", SLURM_GPUS_ON_NODE="4").wait(30) == 1
-    assert len(cluster.called()) == 1, "a fold that failed is taken for trained"
+    (tmp_path / "video").write_bytes(b"four")
+    monkeypatch.chdir(tmp_path)
+    assert run(size_of, [Path("video")]) == {Path("video"): 4}
+    assert [path.name for path in tmp_path.iterdir()] == ["video"], "something is left behind"
 
 
-def test_dvc_knows_what_the_job_asks_of_it() -> None:
-    commands = [line.strip() for line in LINES if line.strip().startswith("dvc ")]
-    assert len(commands) == 2
-    for command in commands:
-        words = shlex.split(command.replace("$1", "3"))
-        args = get_main_parser().parse_args(words[1:])
-        assert args.targets == ["train@3"]
-        assert args.wait_for_lock, "three seconds of another fold's DVC would lose this one"
+@pytest.mark.slow
+@on_dask
+def test_an_item_that_takes_two_workers_down_is_rejected_alone() -> None:
+    results = run(lose_the_worker, range(24))
+    assert results.pop(3) == Failure("crashed", "two workers were lost with it")
+    assert results == {number: number for number in range(24) if number != 3}
 
 
-def test_the_array_is_the_folds() -> None:
-    [array] = [found[1] for line in LINES if (found := re.match(r"#SBATCH --array=(.+)", line))]
-    assert array == f"0-{len(load_params(ROOT / 'params.yaml').split.folds) - 1}"
+@pytest.mark.slow
+@on_dask
+def test_what_a_lost_worker_had_is_done_by_another(tmp_path: Path) -> None:
+    items = [(number, tmp_path / "mark") for number in range(12)]
+    assert run(lose_a_worker_once, items) == {item: item[0] for item in items}
+
+
+@pytest.mark.slow
+@on_dask
+def test_whoever_stops_frees_the_workers(tmp_path: Path) -> None:
+    items = [(number, tmp_path) for number in range(4)]
+    results = run_isolated(write_pid, items, timeout_s=90.0, description="test")
+    with closing(results):  # type: ignore[type-var]  # it is a generator
+        assert next(results) == (items[0], 0)
+        busy = [wait_for_pid(tmp_path / f"{number}.pid") for number in (1, 2)]
+    _, alive = psutil.wait_procs(busy, timeout=10)
+    assert not alive, "a worker goes on for nobody"
+
+
+PARENT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import items
+from fvc.pool import run_isolated
+
+if __name__ == "__main__":
+    pids = [(number, Path.cwd()) for number in (1, 2)]
+    list(run_isolated(items.write_pid, pids, timeout_s=90.0, description="test"))
+"""
+
+
+@pytest.mark.slow
+@on_dask
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_frees_the_workers(tmp_path: Path, number: signal.Signals) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(tests=str(Path(__file__).parent)))
+    with subprocess.Popen([sys.executable, script], cwd=tmp_path, stderr=subprocess.PIPE) as parent:
+        busy = [wait_for_pid(tmp_path / f"{item}.pid") for item in (1, 2)]
+        parent.send_signal(number)
+        parent.wait(30)
+    _, alive = psutil.wait_procs(busy, timeout=10)
+    assert not alive, "a worker goes on for nobody"
+    if number != signal.SIGKILL:
+        assert not list(tmp_path.glob(".fvc-*")), "it did not tidy up"
+
+
+def wait_for_pid(path: Path) -> psutil.Process:
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return psutil.Process(int(path.read_text()))
+
+
+@on_dask
+def test_a_worker_that_does_not_see_the_files_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere(SimpleNamespace):
+        def __enter__(self) -> "Elsewhere":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(cluster, "NamedTemporaryFile", lambda **_: Elsewhere(name="/no/such"))
+    with pytest.raises(FvcError, match=r"^worker tcp.* does not see the files of .* shared"):
+        run(square, range(3))
+
+
+def test_no_scheduler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedulers, "CONNECT_S", 0.2)
+    monkeypatch.setenv(ENGINE, "tcp://127.0.0.1:9")
+    with pytest.raises(FvcError, match=r"^tcp://127.0.0.1:9: no scheduler answers .*unset FVC"):
+        run(square, range(3))
+
+
+def test_an_unknown_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENGINE, "kubernetes")
+    with pytest.raises(FvcError, match=r"^FVC_CLUSTER: is 'kubernetes', which is neither"):
+        run(square, range(3))
+
+
+def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask", None)
+    for module in ("fvc.cluster", "fvc.schedulers"):
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setenv(ENGINE, "slurm")
+    with pytest.raises(FvcError, match=r"dask is not installed. Run 'pip install .\[cluster\]'"):
+        run(square, range(3))
+
+
+def test_slurm_needs_to_know_how_many_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENGINE, "slurm")
+    with pytest.raises(FvcError, match=r"fvc.jobs, the number of jobs, is None"):
+        run(square, range(3))
+
+
+def test_chunks_take_seconds_and_are_shared_towards_the_end() -> None:
+    stock = cluster._Stock(iter(range(1000)), 1000)
+    sizes = []
+    while chunk := stock.take(4, with_suspects=True):
+        sizes.append(len(chunk.items))
+        stock.num_done, stock.busy_s = (
+            stock.num_done + len(chunk.items),
+            stock.busy_s + 0.05 * len(chunk.items),
+        )
+    assert sizes[0] == 1, "how long an item takes is not known before"
+    assert sizes[1] == 40
+    assert sizes[-4:] == [1, 1, 1, 1], "a worker has much to do while others have nothing"
+    assert sum(sizes) == 1000

@@ -127,7 +127,11 @@ DOORS = {
     "zipfile": {"clip_files.py", "demo/corpus.py"},
     "pyzipper": {"archives/entries.py", "archives/reading.py"},
     "_zipdecrypter": {"archives/reading.py"},
-    "multiprocessing": {"pool.py", "serving/decoders.py", "serving/decoder_process.py"},
+    "dask": {"schedulers.py"},
+    "distributed": {"chunks.py", "cluster.py", "schedulers.py"},
+    "multiprocessing": {
+        *("pool.py", "isolation.py", "serving/decoders.py", "serving/decoder_process.py")
+    },
     "mlflow": {
         *("tracking/__init__.py", "tracking/store.py", "tracking/finished.py"),
         *("tracking/open_run.py", "tracking/registry.py", "tracking/lineage.py"),

@@ -1,0 +1,264 @@
+"""The workers of `pool` on other machines: chunks of items, each a Dask task for one worker.
+
+Dask would run the chunk of a lost worker again by itself, but not tell which of its
+items is to blame. Here every task is bound to its worker, and what was lost with a
+worker is sent out anew: item by item, and never two such items to the same worker.
+"""
+
+import atexit
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import count, islice
+from math import ceil
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from tempfile import NamedTemporaryFile
+from typing import Any, Generic, TypeVar
+from uuid import uuid4
+
+from distributed import Client, Future
+from distributed.scheduler import KilledWorker
+from tqdm import tqdm
+
+from fvc.chunks import Call, Done, Parcel, run_chunk
+from fvc.errors import FvcError
+from fvc.isolation import Failure, Limits
+from fvc.schedulers import connected
+
+Item = TypeVar("Item")
+
+CHUNK_S = 2.0
+"""What a chunk should take: its way costs some milliseconds, and is lost with its worker."""
+MAX_ITEMS = 100
+"""Most items of a chunk, whose results come back as one message."""
+FETCH_S = 30.0
+"""Longest wait for a finished chunk's results; its worker may be lost just then."""
+REFRESH_S = 5.0
+"""How often it is asked which workers there are, and jobs that have gone are submitted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """A worker has gone, with the tasks that it had."""
+
+    tasks: frozenset[str]
+    is_blamed: bool
+    """Whether a task may be the reason."""
+
+
+@dataclass(slots=True, eq=False)
+class _Chunk(Generic[Item]):
+    items: Sequence[Item]
+    is_suspect: bool = False
+    """Whether a worker was lost with its only item before."""
+    worker: str = ""
+    future: "Future[Done] | None" = None
+
+
+@dataclass(slots=True)
+class _Stock(Generic[Item]):
+    """The items that are still to be sent."""
+
+    waiting: Iterator[Item]
+    num_waiting: int
+    returned: deque[_Chunk[Item]] = field(default_factory=deque)
+    """Whose worker left without a fault of theirs."""
+    suspects: deque[_Chunk[Item]] = field(default_factory=deque)
+    busy_s: float = 0.0
+    num_done: int = 0
+
+    def take(self, num_threads: int, *, with_suspects: bool) -> _Chunk[Item] | None:
+        """What a worker should have next.
+
+        Args:
+            num_threads: Of all workers; towards the end, they share what is left.
+            with_suspects: Whether it may be an item that a worker was lost with.
+        """
+        if with_suspects and self.suspects:
+            return self.suspects.popleft()
+        if self.returned:
+            return self.returned.popleft()
+        mean_s = self.busy_s / self.num_done if self.num_done else CHUNK_S
+        fair = ceil(self.num_waiting / (2 * num_threads))
+        size = max(1, min(fair, MAX_ITEMS, int(CHUNK_S / max(mean_s, 1e-6))))
+        items = list(islice(self.waiting, size))
+        self.num_waiting -= len(items)
+        return _Chunk(items) if items else None
+
+
+class _Run(Generic[Item]):
+    """One call of a function on many items."""
+
+    def __init__(self, client: Client, call: Call, stock: _Stock[Item]) -> None:
+        self.client, self.call, self.stock = client, call, stock
+        self.sent: dict[str, _Chunk[Item]] = {}
+        self.workers: dict[str, int] = {}
+        self.heard: SimpleQueue[str | _Lost | None] = SimpleQueue()
+        self.numbers = count()
+        client.subscribe_topic("all", self._on_event)
+
+    def _on_event(self, event: tuple[float, Any]) -> None:
+        message = event[1] if isinstance(event[1], dict) else {}
+        if message.get("action") == "remove-worker":
+            tasks = {*message["processing-tasks"], *message["lost-computed-tasks"]}
+            # Expected: the scheduler was asked to retire it. SIGTERM looks like any other loss.
+            self.heard.put(_Lost(frozenset(tasks), not message["expected"]))
+        self.heard.put(None)
+
+    def refresh(self) -> None:
+        """Learn which workers there are."""
+        self.workers = dict(self.client.nthreads())
+
+    def fill(self) -> None:
+        """Give each thread of each worker a chunk."""
+        for worker, num_threads in self.workers.items():
+            theirs = [chunk for chunk in self.sent.values() if chunk.worker == worker]
+            while len(theirs) < num_threads:
+                has_suspect = any(chunk.is_suspect for chunk in theirs)
+                total = sum(self.workers.values())
+                chunk = self.stock.take(total, with_suspects=not has_suspect)
+                if chunk is None:
+                    break
+                self._send(chunk, worker)
+                theirs.append(chunk)
+
+    def _send(self, chunk: _Chunk[Item], worker: str) -> None:
+        key = f"fvc-{self.call.token}-{next(self.numbers)}"
+        parcels = [Parcel(pickle.dumps(item)) for item in chunk.items]
+        chunk.worker = worker
+        chunk.future = self.client.submit(
+            run_chunk, self.call, parcels, key=key, workers=[worker], pure=False
+        )
+        self.sent[key] = chunk
+        chunk.future.add_done_callback(lambda future: self.heard.put(future.key))
+
+    def attend(self, wait_s: float) -> list[tuple[Item, Any]]:
+        """Wait for news, and return the outcomes that came."""
+        try:
+            news = self.heard.get(timeout=max(wait_s, 0.0))
+        except Empty:
+            return []
+        if isinstance(news, _Lost):
+            self.refresh()
+            return [pair for key in news.tasks for pair in self._lose(key, news.is_blamed)]
+        if news is None:
+            self.refresh()
+            return []
+        return self._collect(news)
+
+    def _lose(self, key: str, is_blamed: bool) -> list[tuple[Item, Any]]:
+        chunk = self.sent.pop(key, None)
+        if chunk is None:
+            return []
+        if chunk.future is not None:
+            chunk.future.cancel()
+        if not is_blamed:
+            (self.stock.suspects if chunk.is_suspect else self.stock.returned).append(chunk)
+        elif chunk.is_suspect:
+            return [
+                (item, Failure("crashed", "two workers were lost with it")) for item in chunk.items
+            ]
+        else:
+            self.stock.suspects += [_Chunk([item], is_suspect=True) for item in chunk.items]
+        return []
+
+    def _collect(self, key: str) -> list[tuple[Item, Any]]:
+        chunk = self.sent.get(key)
+        if chunk is None or chunk.future is None:
+            return []
+        if chunk.future.status == "cancelled":
+            cause = "has gone, and with it what was running"
+            raise FvcError("Dask's scheduler", cause, "Start it again, then run the command again")
+        try:
+            done = chunk.future.result(timeout=FETCH_S)
+        except TimeoutError:
+            self.heard.put(key)
+            return []
+        except KilledWorker:
+            # Which one it was, and what else it had, comes as an event.
+            return []
+        del self.sent[key]
+        self.stock.busy_s += done.busy_s
+        self.stock.num_done += len(done.outcomes)
+        return list(zip(chunk.items, map(_unpacked, done.outcomes), strict=True))
+
+
+def _unpacked(outcome: Any) -> Any:
+    return pickle.loads(outcome.content) if isinstance(outcome, Parcel) else outcome
+
+
+def run(
+    function: Callable[[Item], Any],
+    items: Sequence[Item],
+    limits: Limits,
+    *,
+    engine: str,
+    description: str,
+) -> Iterator[tuple[Item, Any]]:
+    """Do what `fvc.pool.run_isolated` does, on the workers of a cluster.
+
+    Args:
+        function: As there.
+        items: As there.
+        limits: Of each item.
+        engine: `slurm`, or the address of a Dask scheduler.
+        description: Stands before the progress bar.
+    """
+    if not items:
+        return
+    with ExitStack() as stack:
+        # The interpreter may end while the caller still holds this generator.
+        atexit.register(stack.close)
+        stack.callback(atexit.unregister, stack.close)
+        stack.enter_context(_exit_on_sigterm())
+        landmark = stack.enter_context(NamedTemporaryFile(dir=Path.cwd(), prefix=".fvc-cluster-"))
+        client, keep_up = stack.enter_context(connected(engine))
+        call = Call(
+            token=uuid4().hex,
+            folder=str(Path.cwd()),
+            landmark=landmark.name,
+            search_path=tuple(str(Path(place).absolute()) for place in sys.path),
+            function=pickle.dumps(function),
+            limits=limits,
+        )
+        run = _Run(client, call, _Stock(iter(items), len(items)))
+        stack.callback(client.unsubscribe_topic, "all")
+        progress = stack.enter_context(tqdm(total=len(items), desc=description, unit=" videos"))
+        refreshed_s, num_left = -REFRESH_S, len(items)
+        while num_left:
+            if time.monotonic() - refreshed_s >= REFRESH_S:
+                keep_up()
+                run.refresh()
+                refreshed_s = time.monotonic()
+                progress.set_postfix_str("" if run.workers else "waiting for workers")
+            run.fill()
+            outcomes = run.attend(refreshed_s + REFRESH_S - time.monotonic())
+            # Before the caller gets its results, so that the worker never idles meanwhile.
+            run.fill()
+            for item, outcome in outcomes:
+                num_left -= 1
+                progress.update()
+                yield item, outcome
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM, which would end this process at once, lets it tidy up before."""
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    )
+    if is_ours:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,62 @@
+"""What tests have workers do. They import this module, so it imports little."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from fvc.errors import FvcError
+from fvc.video import VideoError
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def refuse(number: int) -> int:
+    if number == 1:
+        raise FvcError("clip.pt", "is missing", "Run 'dvc repro clips'")
+    if number == 2:
+        raise VideoError("truncated", "no header")
+    return number
+
+
+def fail(number: int) -> int:
+    raise ZeroDivisionError(f"no inverse of {number}")
+
+
+def crash_or_square(number: int) -> int:
+    if number == 5:
+        os.abort()
+    if number == 7:
+        time.sleep(60)
+    return number * number
+
+
+def lose_the_worker(number: int) -> int:
+    """Take Dask's own process down, as a job does that its node kills."""
+    if number == 3:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    time.sleep(0.02)
+    return number
+
+
+def lose_a_worker_once(item: tuple[int, Path]) -> int:
+    number, mark = item
+    if number == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return number
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
+def write_pid(item: tuple[int, Path]) -> int:
+    number, folder = item
+    (folder / f"{number}.pid").write_text(str(os.getpid()))
+    time.sleep(60 if number else 0)
+    return number
