@@ -33,10 +33,11 @@ RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 class WaitingRun(OpenRun):
     """A run of which every call is written down, and made as soon as the store takes it."""
 
-    def __init__(self, client: MlflowClient, run_id: str, calls: Calls, sender: Sender) -> None:
+    def __init__(
+        self, client: MlflowClient, run_id: str, tags: dict[str, str], calls: Calls, sender: Sender
+    ) -> None:
         super().__init__(client, run_id)
-        self._calls, self._sender = calls, sender
-        self._tags = super().tags()
+        self._tags, self._calls, self._sender = tags, calls, sender
         self._epochs: set[float | int] = set()
 
     def log_history(
@@ -86,11 +87,12 @@ def waiting_run(client: MlflowClient, run_id: str) -> Iterator[WaitingRun]:
     store has not taken by then stays on disk, and one line says so.
     """
     root = _root()
+    tags = OpenRun(client, run_id).tags()
     with only_one(run_id, root / LOCKS), _no_retries():
         calls = Calls(root / WAITING / run_id)
         calls.drop_ends()
         sender = Sender(calls, client, run_id)
-        run = WaitingRun(client, run_id, calls, sender)
+        run = WaitingRun(client, run_id, tags, calls, sender)
         status = "FAILED"
         try:
             yield run
