@@ -11,6 +11,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests import HTTPError, Response
 
+from fvc import process
+from fvc.__main__ import main
 from fvc.errors import FvcError, Stopped
 from fvc.stages import send
 from fvc.tracking import waiting
@@ -273,3 +275,19 @@ def test_a_refusal_is_one_line(error: Exception, said: str) -> None:
 def test_what_the_server_has_nothing_to_do_with_is_no_refusal() -> None:
     assert refusal(MlflowException("Run 'x' not found")) is None
     assert refusal(ValueError("401")) is None
+
+
+def test_a_command_whose_server_is_away_ends_with_one_line(
+    run_id: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del run_id
+
+    def refuse(_: MlflowClient) -> int:
+        raise MlflowException(AWAY)
+
+    monkeypatch.setattr(send, "send_waiting", refuse)
+    monkeypatch.setattr(process, "end_with_parent", lambda: None)
+    assert main(["send"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: sqlite:///")
+    assert "does not answer. Start it, or correct MLFLOW_TRACKING_URI" in line

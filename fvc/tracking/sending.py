@@ -20,8 +20,8 @@ from fvc.files import replacing
 from fvc.tracking.answers import REFUSALS, reason
 from fvc.tracking.open_run import OpenRun
 
-LONGEST_PAUSE_S = 30.0
-"""Between two attempts."""
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+"""Between two attempts: the first ones, and those at the end of the run, soon after each other."""
 
 FAILURES = (*REFUSALS, OSError)
 """After which a call is made again."""
@@ -125,7 +125,7 @@ class Sender:
         return self._failure
 
     def _work(self) -> None:
-        run, pause_s = OpenRun(self._client, self._run_id), 1.0
+        run, pause_s = OpenRun(self._client, self._run_id), SHORTEST_PAUSE_S
         while waiting := self._next():
             try:
                 self._calls.send(waiting, run)
@@ -133,13 +133,19 @@ class Sender:
                 self._failed(error)
                 # What it knew of the run may be wrong: half of a call may have arrived.
                 run = OpenRun(self._client, self._run_id)
-                with self._changed:
-                    if not self._gave_up:
-                        self._changed.wait(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                pause_s = self._pause(pause_s)
             else:
                 self._took()
-                pause_s = 1.0
+                pause_s = SHORTEST_PAUSE_S
+
+    def _pause(self, pause_s: float) -> float:
+        """Wait before the next attempt; gives how long to wait before the one after that."""
+        with self._changed:
+            was_ending = self._is_ending
+            self._changed.wait_for(
+                lambda: self._gave_up or self._is_ending is not was_ending, pause_s
+            )
+            return SHORTEST_PAUSE_S if self._is_ending else min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _next(self) -> Path | None:
         """The oldest call, once there is one; None where the run has ended."""
