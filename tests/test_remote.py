@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from clones import Clone, clone_of, make_small
 from shared_server import STORE, object_store
 from source_tree import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 BUCKET = "fvc-remote"
+FOUND_BY_INPUT = ("index", "split", "export_folds", "train", "evaluate", "register")
+"""Stages that DVC's run cache knows: those whose outputs it removes before it runs them."""
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +56,20 @@ def test_a_second_clone_has_all_without_making_it(first: Clone, tmp_path: Path) 
     second.must("dvc", "pull", **STORE)
     said = second.must("dvc", "repro")
     assert "Data and pipelines are up to date" in said
-    assert "took" not in said, "a stage has run"
+    assert " took " not in said, "a stage has run"
     assert outputs(second) == outputs(first)
 
 
-def test_a_stage_that_another_machine_has_run_is_not_run_again(
-    first: Clone, tmp_path: Path
-) -> None:
+def test_what_another_machine_has_run_is_not_run_again(first: Clone, tmp_path: Path) -> None:
     """Even where dvc.lock does not tell of it: results are found by what went into them."""
     second = another(first, tmp_path)
     second.must("dvc", "pull", "--run-cache", **STORE)
-    (second.folder / "dvc.lock").unlink()
+    lock = second.folder / "dvc.lock"
+    known = yaml.safe_load(lock.read_text(encoding="utf-8"))
+    for stage in [name for name in known["stages"] if name.split("@")[0] in FOUND_BY_INPUT]:
+        del known["stages"][stage]
+    lock.write_text(yaml.safe_dump(known), encoding="utf-8")
     said = second.must("dvc", "repro")
-    assert "is cached - skipping run" in said
-    assert "took" not in said, "a stage has run"
+    assert said.count("is cached - skipping run") >= len(FOUND_BY_INPUT)
+    assert " took " not in said, "a stage has run"
     assert outputs(second) == outputs(first)
