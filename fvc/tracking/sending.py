@@ -73,7 +73,7 @@ class Calls:
     def remove(self) -> None:
         """Leave no folder behind, nor what a killed process had begun to write."""
         for path in self.folder.iterdir():
-            path.unlink()
+            path.unlink(missing_ok=True)
         self.folder.rmdir()
 
 
