@@ -104,10 +104,23 @@ def _run(command: str, flags: list[str]) -> int:
     speaks = process.is_first_rank()
     alone = locked in pipeline and not helps and speaks
     with process.only_one(lock, LOCKS) if alone else nullcontext():
-        importlib.import_module(f"fvc.stages.{command}").main([*filled, *flags])
+        _call(command, [*filled, *flags])
     if planned is not None and speaks:
         sys.stderr.write(f"fvc {name} took {time.monotonic() - started:.1f} s\n")
     return 0
+
+
+def _call(command: str, flags: list[str]) -> None:
+    """Call a command; a server of MLflow that refuses or is away is known, wherever it is met."""
+    try:
+        importlib.import_module(f"fvc.stages.{command}").main(flags)
+    except Exception as error:
+        if "mlflow" not in sys.modules:
+            raise
+        known = importlib.import_module("fvc.tracking.answers").refusal(error)
+        if known is None:
+            raise
+        raise known from error
 
 
 def _usage_hint(command: str) -> str:

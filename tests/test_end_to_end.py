@@ -2,11 +2,9 @@
 
 import base64
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,9 +15,8 @@ from typing import Any
 import polars as pl
 import pytest
 from browsing import ABSENT, BROWSER, browse
+from clones import Clone, clone_of
 from http_server import served
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
 from fvc.annotations import read_annotations
 from fvc.clip_files import load_clips
@@ -30,52 +27,11 @@ from fvc.predict import clip_logits, video_logit
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-OURS = ("MLFLOW_", "FVC_", "DVC_")
-
-
-class Clone:
-    """A clone of the repository in which the pipeline has run once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        tools = str(Path(sys.executable).parent)
-        outside = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
-        self.environment = {**outside, "PATH": f"{tools}:{os.environ['PATH']}"}
-
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the clone's root; its output comes back as text."""
-        return subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def must(self, *command: str, **environment: str) -> str:
-        """As `run`, for a command that has to succeed."""
-        done = self.run(*command, **environment)
-        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
-
-    @property
-    def store(self) -> MlflowClient:
-        return MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
-
-    def runs(self) -> dict[str, Run]:
-        client = self.store
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        return {run.info.run_id: run for run in client.search_runs(experiments)}
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    folder = tmp_path_factory.mktemp("clone") / "fvc"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    clone = Clone(folder)
-    clone.must("git", "config", "user.email", "test@example.org")
-    clone.must("git", "config", "user.name", "Test")
+    clone = clone_of(ROOT, tmp_path_factory.mktemp("clone") / "fvc")
     clone.must("fvc", "demo", "data", "--videos", "24", "--seed", "1")
     clone.must("dvc", "add", "--quiet", "data")
     clone.must("dvc", "repro")

@@ -135,7 +135,8 @@ DOORS = {
     "mlflow": {
         *("tracking/__init__.py", "tracking/store.py", "tracking/finished.py"),
         *("tracking/open_run.py", "tracking/registry.py", "tracking/lineage.py"),
-        *("tracking/finished_folds.py", "tracking/comparisons.py"),
+        *("tracking/finished_folds.py", "tracking/comparisons.py", "tracking/answers.py"),
+        *("tracking/sending.py", "tracking/waiting.py", "tracking/system_metrics.py"),
         *("serving/model.py", "serving/packaging.py", "serving/served_model.py"),
         "stages/register.py",
     },

@@ -26,8 +26,8 @@ from fvc.files import write_json
 from fvc.protocol import folds_sha256
 from fvc.records import FOLDS, PREDICTIONS
 from fvc.stages import train
-from fvc.tracking.open_run import OpenRun
 from fvc.tracking.store import experiment_id
+from fvc.tracking.waiting import WaitingRun
 
 CHOSEN = {
     *("train/learning_rate", "train/batch_size", "train/micro_batch_size", "train/accumulation"),
@@ -273,7 +273,7 @@ def test_on_the_fly_needs_no_stored_versions_and_can_be_stopped(
     assert whole["weights.safetensors"] != stored["weights.safetensors"]
     shutil.rmtree(corpus.root / "checkpoints")
     with monkeypatch.context() as patch:
-        patch.setattr(OpenRun, "log_history", stop)
+        patch.setattr(WaitingRun, "log_history", stop)
         with pytest.raises(KeyboardInterrupt):
             corpus.train(0, "stopped")
     assert not (corpus.root / "stopped").exists()

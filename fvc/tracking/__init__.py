@@ -14,10 +14,12 @@ from uuid import uuid4
 import mlflow
 import polars as pl
 from mlflow.data.polars_dataset import from_polars
+from mlflow.entities import DatasetInput, InputTag
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.git_utils import get_git_commit
 from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
     MLFLOW_GIT_COMMIT,
     MLFLOW_GIT_DIRTY,
     MLFLOW_PARENT_RUN_ID,
@@ -26,7 +28,6 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from fvc.config import Params, flat
-from fvc.errors import Stopped
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
 from fvc.tracking.changes import changed_params, differs_from_commit, named_after
 from fvc.tracking.notes import FOLD_NOTE, linked_files, note_with_links, run_route, ui_address
@@ -41,6 +42,8 @@ from fvc.tracking.store import (
     may_go_on,
     working_copy,
 )
+from fvc.tracking.system_metrics import measured
+from fvc.tracking.waiting import send_waiting, waiting_run
 
 TRAINING_SECTIONS = ("seed", "augment", "clips", "model", "split", "train")
 """The parameters that a trained network depends on."""
@@ -133,6 +136,8 @@ def fold_run(
 ) -> Iterator[OpenRun]:
     """Open the run of one fold, with system metrics, until the block ends.
 
+    The block never waits for the store, and does not fail where it is away.
+
     Under `mlflow run -e train` it is the run that MLflow opened. Otherwise it
     is that of an earlier attempt at the same training, which a note in `runs`
     tells, or a new one; a child of the cross-validation, unless it is `alone`.
@@ -153,18 +158,14 @@ def fold_run(
     else:
         parent = None if alone else cross_validation_run(client, identity)
         run_id = _own_run(client, identity, fold, parent=parent, binding=binding, runs=runs)
-        mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
-    run = OpenRun(client, run_id)
-    _describe(run, identity, fold)
-    with mlflow.start_run(run_id=run_id, log_system_metrics=True):
-        dataset = from_polars(folds, name="folds", targets="label")
-        mlflow.log_input(dataset, context="training")
-        try:
-            yield run
-        except (Stopped, KeyboardInterrupt):
-            # It goes on when it is started again.
-            mlflow.end_run("KILLED")
-            raise
+    opened = OpenRun(client, run_id)
+    _describe(opened, identity, fold)
+    client.update_run(run_id, status="RUNNING")
+    dataset = from_polars(folds, name="folds", targets="label")._to_mlflow_entity()
+    context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
+    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [context])])
+    with waiting_run(client, run_id) as run, measured(run_id, run.log_measured):
+        yield run
 
 
 def _name_after_fold(client: MlflowClient, run_id: str, fold: int, changed: str) -> None:
@@ -258,6 +259,7 @@ def complete_cross_validation(
         note: What the run's page says first, in Markdown.
     """
     client = connect()
+    send_waiting(client)
     parent = cross_validation_run(client, identity)
     trained = {fold.fold: _fold_run(client, parent, identity, fold) for fold in outputs}
     run = OpenRun(client, parent)

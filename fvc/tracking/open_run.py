@@ -46,21 +46,27 @@ class OpenRun:
         for first in range(0, len(missing), MOST_PARAMS):
             self.client.log_batch(self.run_id, params=missing[first : first + MOST_PARAMS])
 
-    def log_history(self, history: Sequence[Mapping[str, float | int]]) -> None:
+    def log_history(
+        self, history: Sequence[Mapping[str, float | int]], time_ms: int | None = None
+    ) -> None:
         """Log the epochs that the run lacks; each row has an `epoch`, from 0, and its series.
 
         A step is the number of epochs that were done, as the log counts them.
 
         MLflow keeps a step logged twice twice, so what is there is asked for:
         once, since nobody else writes to the run.
+
+        Args:
+            history: A row for each epoch.
+            time_ms: When they ended, for MLflow; now, where it is not given.
         """
         known = self._steps
         for name in {name for row in history for name in row if name != "epoch"} - known.keys():
             points = self.client.get_metric_history(self.run_id, name)
             known[name] = {point.step for point in points}
-        time_ms = _now_ms()
+        at_ms = time_ms or now_ms()
         missing = [
-            Metric(name, value, time_ms, int(row["epoch"]) + 1)
+            Metric(name, value, at_ms, int(row["epoch"]) + 1)
             for row in history
             for name, value in row.items()
             if name != "epoch" and int(row["epoch"]) + 1 not in known[name]
@@ -71,16 +77,21 @@ class OpenRun:
             for metric in batch:
                 known[metric.key].add(metric.step)
 
-    def log_results(self, metrics: Mapping[str, float | int]) -> None:
+    def log_results(self, metrics: Mapping[str, float | int], time_ms: int | None = None) -> None:
         """Log final metrics, unless the run has those values already."""
         known = self.client.get_run(self.run_id).data.metrics
-        time_ms = _now_ms()
+        at_ms = time_ms or now_ms()
         missing = [
-            Metric(name, value, time_ms, 0)
+            Metric(name, value, at_ms, 0)
             for name, value in metrics.items()
             if known.get(name) != value
         ]
         self.client.log_batch(self.run_id, metrics=missing)
+
+    def log_measured(self, metrics: Mapping[str, float], step: int, time_ms: int) -> None:
+        """Log what was measured at some time; MLflow keeps what is equal in all, once."""
+        points = [Metric(name, value, time_ms, step) for name, value in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=points)
 
     def log_file(self, source: Path, folder: str | None = None, name: str | None = None) -> None:
         """Store one file with the run; an earlier one of that name is replaced."""
@@ -114,6 +125,11 @@ class OpenRun:
         for name, value in tags.items():
             self.client.set_tag(self.run_id, name, value)
 
+    def end(self, status: str, time_ms: int | None = None) -> None:
+        """Say how the run ended: `FINISHED`, `FAILED`, or `KILLED` for one that goes on."""
+        self.client.set_terminated(self.run_id, status, time_ms)
 
-def _now_ms() -> int:
+
+def now_ms() -> int:
+    """The time as MLflow writes it."""
     return time.time_ns() // 1_000_000

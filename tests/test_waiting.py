@@ -1,0 +1,293 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from requests import HTTPError, Response
+
+from fvc import process
+from fvc.__main__ import main
+from fvc.errors import FvcError, Stopped
+from fvc.stages import send
+from fvc.tracking import waiting
+from fvc.tracking.answers import refusal
+from fvc.tracking.sending import Calls
+from fvc.tracking.store import experiment_id
+from fvc.tracking.waiting import WAITING, send_waiting, waiting_run
+
+AWAY = "API request to http://store failed with exception Max retries exceeded (refused)"
+CALLS = ("log_batch", "set_tag", "log_artifact", "set_terminated")
+HISTORY = [{"epoch": epoch, "train/loss": 0.5 / (1 + epoch), "x": epoch} for epoch in range(20)]
+
+
+@pytest.fixture
+def run_id(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(waiting, "PATIENCE_S", 0.2)
+    return store.create_run(experiment_id(store)).info.run_id
+
+
+class Away:
+    """A store that takes nothing while `is_away`."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.is_away = True
+        for name in CALLS:
+            patch.setattr(MlflowClient, name, self.unless_away(getattr(MlflowClient, name)))
+
+    def unless_away(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if self.is_away:
+                raise MlflowException(AWAY)
+            return call(*args, **kwargs)
+
+        return called
+
+
+@pytest.fixture
+def away(run_id: str, monkeypatch: pytest.MonkeyPatch) -> Away:
+    del run_id
+    return Away(monkeypatch)
+
+
+def steps(client: MlflowClient, run_id: str, name: str = "train/loss") -> list[int]:
+    return [point.step for point in client.get_metric_history(run_id, name)]
+
+
+def fill(run_id: str, tmp_path: Path) -> None:
+    """What a training logs, in its order."""
+    source = tmp_path / "checkpoint.pt"
+    with waiting_run(MlflowClient(), run_id) as run:
+        for epoch in range(len(HISTORY)):
+            run.log_history(HISTORY[: epoch + 1])
+        source.write_bytes(b"weights")
+        run.log_file(source)
+        source.unlink()
+        run.log_results({"test/roc_auc": 0.5})
+        run.set_tags({"fvc.weights_sha256": "a"})
+        assert run.tags()["fvc.weights_sha256"] == "a"
+
+
+def assert_whole(client: MlflowClient, run_id: str) -> None:
+    run = client.get_run(run_id)
+    for name in ("train/loss", "x"):
+        assert sorted(steps(client, run_id, name)) == list(range(1, len(HISTORY) + 1)), name
+    assert steps(client, run_id, "test/roc_auc") == [0]
+    assert run.data.tags["fvc.weights_sha256"] == "a"
+    assert run.info.status == "FINISHED"
+    stored = Path(client.download_artifacts(run_id, "checkpoint.pt"))
+    assert stored.read_bytes() == b"weights"
+    assert not (Path.cwd() / WAITING / run_id).exists(), "what was sent is kept"
+
+
+def test_all_is_in_the_run_when_the_block_ends(
+    store: MlflowClient, run_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(run_id, tmp_path)
+    assert capsys.readouterr().err == ""
+    assert_whole(store, run_id)
+
+
+def test_a_store_that_is_away_costs_no_run(
+    store: MlflowClient,
+    run_id: str,
+    away: Away,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fill(run_id, tmp_path)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: 24 calls to MLflow wait in {tmp_path / WAITING / run_id} (")
+    assert line.endswith("does not answer); 'fvc send' or the next 'dvc repro' sends them")
+    with pytest.raises(FvcError, match=r"waits for MLflow to take it: .*does not answer"):
+        send_waiting(store)
+    away.is_away = False
+    send.main([])
+    assert "sent what waited, of 1 runs" in capsys.readouterr().err
+    assert_whole(store, run_id)
+    assert send_waiting(store) == 0
+
+
+def test_a_store_that_comes_back_gets_all_in_the_same_run(
+    store: MlflowClient,
+    run_id: str,
+    away: Away,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "PATIENCE_S", 60.0)
+    threading.Timer(0.5, setattr, (away, "is_away", False)).start()
+    fill(run_id, tmp_path)
+    assert_whole(store, run_id)
+
+
+def test_no_answer_after_the_store_took_it_makes_no_duplicate(
+    store: MlflowClient, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unanswered: list[int] = []
+    take = MlflowClient.log_batch
+
+    def once_without_an_answer(client: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        take(client, *args, **kwargs)
+        if len(unanswered) < 3:
+            unanswered.append(0)
+            raise MlflowException(AWAY)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", once_without_an_answer)
+    monkeypatch.setattr(waiting, "PATIENCE_S", 20.0)
+    fill(run_id, tmp_path)
+    assert len(unanswered) == 3
+    assert_whole(store, run_id)
+
+
+def test_what_a_killed_process_left_goes_first_and_its_end_is_forgotten(
+    store: MlflowClient, run_id: str, tmp_path: Path
+) -> None:
+    left = Calls(tmp_path / WAITING / run_id)
+    left.add("log_history", history=HISTORY[:7], time_ms=7)
+    left.add("end", status="KILLED", time_ms=8)
+    (left.folder / ".00000003.json.partial").write_text("{")
+    seen = []
+    with waiting_run(store, run_id) as run:
+        run.log_history(HISTORY)
+        while left.paths():
+            seen.append(store.get_run(run_id).info.status)
+            time.sleep(0.01)
+        run.log_results({"test/roc_auc": 0.5})
+    assert "KILLED" not in seen
+    assert sorted(steps(store, run_id)) == list(range(1, len(HISTORY) + 1))
+    times = {point.timestamp for point in store.get_metric_history(run_id, "x")[:7]}
+    assert times == {7}, "they are of the time at which they were logged"
+    assert store.get_run(run_id).info.status == "FINISHED"
+
+
+def test_nothing_in_the_block_waits_for_the_store(
+    store: MlflowClient, run_id: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    may_go_on, upload = threading.Event(), MlflowClient.log_artifact
+
+    def slow(*args: Any, **kwargs: Any) -> None:
+        assert may_go_on.wait(60)
+        upload(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", slow)
+    source = tmp_path / "checkpoint.pt"
+    with waiting_run(store, run_id) as run:
+        for content in (b"first", b"second"):
+            source.with_suffix(".new").write_bytes(content)
+            source.with_suffix(".new").replace(source)
+            run.log_file(source, name=f"{content.decode()}.pt")
+        run.log_history(HISTORY)
+        assert not store.list_artifacts(run_id), "it was waited for"
+        may_go_on.set()
+    for content in (b"first", b"second"):
+        stored = Path(store.download_artifacts(run_id, f"{content.decode()}.pt"))
+        assert stored.read_bytes() == content, "what was logged is what was there at the time"
+
+
+@contextmanager
+def ended_by(error: BaseException) -> Iterator[None]:
+    with pytest.raises(type(error)):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(Stopped("a", "b", "c"), "KILLED"), (KeyboardInterrupt(), "KILLED"), (OSError(), "FAILED")],
+)
+def test_a_run_says_how_it_ended(
+    store: MlflowClient, run_id: str, error: BaseException, status: str
+) -> None:
+    with ended_by(error), waiting_run(store, run_id):
+        raise error
+    assert store.get_run(run_id).info.status == status
+
+
+@pytest.mark.usefixtures("away")
+def test_one_that_was_asked_to_stop_does_not_wait_long(
+    run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PATIENCE_S", 600.0)
+    monkeypatch.setattr(waiting, "STOPPED_S", 0.1)
+    error, began = Stopped("a", "b", "c"), time.monotonic()
+    with ended_by(error), waiting_run(MlflowClient(), run_id):
+        raise error
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.usefixtures("away")
+def test_what_waits_for_a_deleted_run_or_another_store_holds_up_nobody(
+    store: MlflowClient, run_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (run_id, "0" * 32):
+        Calls(tmp_path / WAITING / number).add("set_tags", tags={"a": "b"})
+    store.delete_run(run_id)
+    assert send_waiting(store) == 0
+    assert [path.name for path in (tmp_path / WAITING).iterdir()] == ["0" * 32]
+    assert "this run is not in sqlite" in capsys.readouterr().err
+
+
+def test_a_process_that_is_alive_sends_its_own(store: MlflowClient, run_id: str) -> None:
+    with waiting_run(store, run_id) as run:
+        run.log_history(HISTORY)
+        send_waiting(store)
+        with pytest.raises(FvcError, match="is already running"), waiting_run(store, run_id):
+            pass
+    assert len(steps(store, run_id)) == len(HISTORY)
+
+
+def http_error(status: int) -> HTTPError:
+    response = Response()
+    response.status_code = status
+    return HTTPError(f"{status} for url", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MlflowException("API request failed with error code 401 != 200."), "does not know this"),
+        (MlflowException("API request failed with error code 403 != 200."), "refuses this to"),
+        (http_error(403), "refuses this to"),
+        (http_error(507), "could not do it (507)"),
+        (MlflowException("Caused by ResponseError('too many 500 error responses')"), "(500)"),
+        (MlflowException(AWAY), "does not answer"),
+    ],
+)
+def test_a_refusal_is_one_line(error: Exception, said: str) -> None:
+    mlflow.set_tracking_uri("http://someone:secret@mlflow.example.org:5000")
+    try:
+        known = refusal(error)
+    finally:
+        mlflow.set_tracking_uri("")
+    assert known is not None
+    line = str(known)
+    assert line.startswith("http://mlflow.example.org:5000: ")
+    assert said in line
+    assert "secret" not in line
+    assert "\n" not in line
+
+
+def test_what_the_server_has_nothing_to_do_with_is_no_refusal() -> None:
+    assert refusal(MlflowException("Run 'x' not found")) is None
+    assert refusal(ValueError("401")) is None
+
+
+def test_a_command_whose_server_is_away_ends_with_one_line(
+    run_id: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del run_id
+
+    def refuse(_: MlflowClient) -> int:
+        raise MlflowException(AWAY)
+
+    monkeypatch.setattr(send, "send_waiting", refuse)
+    monkeypatch.setattr(process, "end_with_parent", lambda: None)
+    assert main(["send"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: sqlite:///")
+    assert "does not answer. Start it, or correct MLFLOW_TRACKING_URI" in line
