@@ -14,6 +14,7 @@ from fvc import tracking
 from fvc.__main__ import main
 from fvc.config import Params, load_params
 from fvc.errors import FvcError
+from fvc.evidence.metrics import RAISED_BY_NOISE
 from fvc.files import read_json
 from fvc.records import OUT_OF_FOLD
 from fvc.report.sections import NAMES
@@ -122,8 +123,9 @@ def test_a_run_against_itself_differs_in_nothing(
 ) -> None:
     compare.run(PARAMS, [both[1], "the strong one"], json=tmp_path / "c.json")
     written, said = read_json(tmp_path / "c.json", "compare"), capsys.readouterr().out
-    gains = [pair["gain"] for pair in written["video"].values()]
-    assert gains == [{"value": 0.0, "low": 0.0, "high": 0.0}] * len(gains)
+    gains = {name: pair["gain"] for name, pair in written["video"].items()}
+    assert gains.pop("ece") == {"value": 0.0, "low": None, "high": None, "reason": RAISED_BY_NOISE}
+    assert list(gains.values()) == [{"value": 0.0, "low": 0.0, "high": 0.0}] * len(gains)
     assert written["mcnemar"]["p_value"] is None
     assert "no p: no video is called rightly by one model alone" in said
     assert "Their parameters are equal." in said

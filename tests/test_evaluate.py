@@ -193,6 +193,8 @@ def test_numbers_are_at_the_leaves(tmp_path: Path) -> None:
 
     metrics = json.loads((make_corpus(tmp_path).run() / "metrics.json").read_text())
     assert metrics.pop("best_probe") in metrics["probes"]
+    for table in (metrics["video"], metrics["cascade"]):
+        assert table.pop("ece").keys() == {"value", "low", "high", "reason"}
     assert {type(leaf) for leaf in leaves(metrics)} <= {int, float, bool}
 
 

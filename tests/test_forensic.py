@@ -13,8 +13,10 @@ from mlflow.tracking import MlflowClient
 from outcomes import CALIBRATION
 from registering import Corpus as Registered
 from settings import clips_config, train_config
+from shelf import compose
 from source_tree import ROOT
 
+from fvc import costs
 from fvc.clip_files import save_clips
 from fvc.config import Params, TrainConfig, load_params
 from fvc.distributed import World
@@ -221,6 +223,26 @@ def test_clips_of_one_frame_are_fitted_too(tmp_path: Path) -> None:
 def test_what_trees_cannot_do_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(FvcError, match="trees are fitted"):
         rounds_as_epochs(train_config(**changes))
+
+
+@pytest.mark.parametrize("setting", ["model.head=inception", "model.pretrained=published"])
+def test_what_it_has_not_is_refused_when_parameters_are_read(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(FvcError, match="fitted without gradients"):
+        compose(tmp_path / "params.yaml", "model=forensic", setting)
+
+
+def test_what_it_takes_is_timed_on_a_clip_with_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one that is black all over there is nothing to measure, and it takes no time."""
+    timed = []
+
+    def watched(network: ClipClassifier, pixels: torch.Tensor) -> torch.Tensor:
+        timed.append(network.features(network.normalise(pixels)))
+        return clip_logits(network, pixels)
+
+    monkeypatch.setattr(costs, "clip_logits", watched)
+    costs.cost_of(MODEL, CLIPS, torch.device("cpu"))
+    assert timed
+    assert all(features.isfinite().any() for features in timed)
 
 
 def test_what_the_forensic_classifier_has_not_is_refused() -> None:

@@ -7,7 +7,7 @@ import pytest
 from browsing import ABSENT, BROWSER, browse
 
 from fvc.evidence.excess import Excess
-from fvc.evidence.metrics import Estimate, Outcomes
+from fvc.evidence.metrics import RAISED_BY_NOISE, Estimate, Outcomes
 from fvc.evidence.probes import PROBES, Probe
 from fvc.evidence.slices import Slice
 from fvc.report import Section, plots, render, sections, verdict
@@ -30,6 +30,7 @@ def made_page() -> str:
     )
     found = Estimate(value=0.8, low=0.7, high=0.9)
     every = dict.fromkeys(sections.NAMES, found)
+    every["ece"] = Estimate(value=0.05, reason=RAISED_BY_NOISE)
     probes = dict.fromkeys(PROBES, Probe(roc_auc=found, accuracy=found))
     counts = {"annotated": 1234, "on_disk": 1000, "usable": 900}
     availability = {"youtube": {"real": counts, "fake": counts}}

@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from settings import clips_config, model_config, train_config
+from mlflow.tracking import MlflowClient
+from outcomes import CALIBRATION
+from settings import clips_config, model_config, serving_config, train_config
 from shelf import TRAINED, compose, small_clips
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -32,7 +35,11 @@ from fvc.networks.counting import gmacs, parameters
 from fvc.networks.explained import explained_layers
 from fvc.networks.transformers_video import quiet_library
 from fvc.precision import choose_precision, make_bf16_safe
+from fvc.predict import clip_logits, video_logit
+from fvc.serving.packaging import ask, example_video, load_model, log_model
+from fvc.serving.settings import Settings
 from fvc.training.fine_tuning import parameter_groups, set_trainable, stages_of
+from fvc.video import read_clips
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,10 +131,28 @@ def test_its_name_is_all_that_a_configuration_needs(name: str, tmp_path: Path) -
     assert features_of(on_meta(name, params.clips))[:2] == (2, ARCHITECTURES[name].channels)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_registered_version_answers_as_in_process(
+    name: str, tmp_path: Path, store: MlflowClient
+) -> None:
+    folder, clips = tmp_path / "network", small_clips(name)
+    save_network(small_network(name), folder, model(name), clips)
+    settings = Settings(clips=clips, calibration=CALIBRATION, limits=serving_config(max_mib=5.0))
+    run_id = store.create_run("0").info.run_id
+    version = log_model("fvc", folder, settings, [], run_id=run_id, tags={"fvc.network": name})
+    answer = ask(load_model(f"models:/fvc/{version}"), example_video())
+    pixels = torch.from_numpy(read_clips(BytesIO(example_video()), clips).pixels)
+    logit = video_logit(clip_logits(load_network(folder), pixels))
+    assert answer["error"] is None
+    assert answer["probability_fake"] == pytest.approx(CALIBRATION.probability(logit), abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_it_takes_the_clips_of_the_largest_scale(name: str, tmp_path: Path) -> None:
-    params = compose(tmp_path / "params.yaml", f"model={name}", "scale=full")
-    assert not TAKES[name].refusal(params.clips)
+    untrained = () if name in TRAINED else ("model.pretrained=none",)
+    params = compose(tmp_path / "params.yaml", f"model={name}", "scale=full", *untrained)
+    assert (params.clips.num_frames, params.clips.side_px) == (16, 224)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

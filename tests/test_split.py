@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_tree import ROOT
+from test_division import corpus as division_corpus
 
 from fvc.annotations import read_annotations, ties
 from fvc.config import SplitConfig, load_params
@@ -19,7 +20,7 @@ from fvc.evidence.locked import locked_videos
 from fvc.fold_videos import videos_of_fold
 from fvc.groups import connected
 from fvc.leakage import find_leaks
-from fvc.protocol import folds_csv
+from fvc.protocol import folds_csv, folds_sha256
 from fvc.records import FOLDS, INDEX, PREDICTIONS
 from fvc.stages import register, split
 from fvc.stages.augment import training_videos
@@ -88,6 +89,12 @@ def test_the_parts_of_a_fold_share_nothing_and_leave_out_nothing(
         assert sum(map(len, parts.values())) == len(videos)
         for name, part in parts.items():
             assert set(part["label"]) == {"fake", "real"}, f"{name} lacks a label"
+
+
+def test_the_folds_are_those_of_every_version_so_far() -> None:
+    """Another hash makes runs of the same corpus incomparable: change it with a reason."""
+    made = folds_sha256(divide(division_corpus(0), CONFIG, 0))
+    assert made == "06f13ef59b3e20aa63a16d1bd59724d3bac2ddcf899d5a2c833a8b03d057e906"
 
 
 def test_every_open_video_is_tested_by_one_of_several_folds() -> None:

@@ -97,8 +97,12 @@ class Params(Section):
     def __post_init__(self) -> None:
         stays = self.augment.mode == "stored" or self.loader.cache != "device"
         require(stays, "loader.cache device needs augment.mode stored: the CPU makes the versions")
-        refusal = TAKES[self.model.network].refusal(self.clips)
-        require(not refusal, f"network {self.model.network} cannot take clips.{refusal}")
+        takes, name = TAKES[self.model.network], self.model.network
+        refusal = takes.refusal(self.clips)
+        require(not refusal, f"network {name} cannot take clips.{refusal}")
+        plain = self.model.head == "linear" and self.model.pretrained == "none"
+        remedy = "set model.head to linear and model.pretrained to none"
+        require(plain or not takes.fitted, f"{name} is fitted without gradients: {remedy}")
 
 
 def load_params(source: Path, overrides: Sequence[str] = ()) -> Params:

@@ -22,6 +22,8 @@ class Takes:
     """Whether clips need not be square, and may go together with padding."""
     flow: bool = False
     """Whether it sees the optical flow of a clip beside its pixels."""
+    fitted: bool = False
+    """Whether it is fitted without gradients: no head would train, and no weights are published."""
 
     def refusal(self, clips: ClipsConfig) -> str:
         """Why the network cannot take such clips; empty where it can."""
@@ -72,6 +74,6 @@ TAKES: Mapping[str, Takes] = {
     # Two frames have a flow, and fewer pixels than that are too few to find it in.
     "two_stream": replace(ANY, frames_from=2, side_px_from=32, native=False, flow=True),
     "frame_r18": ANY,
-    "forensic": ANY,
+    "forensic": replace(ANY, fitted=True),
 }
 """By `model.network`."""

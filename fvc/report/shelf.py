@@ -138,7 +138,7 @@ def notes_of(shelf: Shelf) -> list[str]:
         "corrected by Holm for the number of networks that were tried.",
         f"Milliseconds: from the pixels of one clip to its logit, the median of several, on "
         f"{shelf.place}. Clips/s and memory were measured where the networks were trained, "
-        "memory as the peak on a GPU; where none was used it is the size of the weights.",
+        "memory as the peak of what torch held of a GPU, or without one of what the process held.",
         f"Made {shelf.made}.",
     ]
 

@@ -27,7 +27,7 @@ MEANINGS: Mapping[str, str] = {
     "brier": "The squared distance of probability and truth, averaged; lower is better, and "
     "always saying 0.5 gives 0.25.",
     "ece": "How far the stated probabilities lie from the shares of fakes really found; lower is "
-    "better.",
+    "better. Noise raises it, so that it has no interval.",
     "coverage": "The share called real or fake, not uncertain.",
     "decided_accuracy": "Of these, the share that is right.",
 }

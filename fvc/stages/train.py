@@ -227,7 +227,7 @@ def run(
             not suffice for the network and a single clip.
     """
     table, parts = read_parts(params, fold, folds)
-    seen_flow = flow if TAKES[params.model.network].flow else None
+    seen_flow = _flow_of(params.model.network, flow)
     identity = tracking.Identity(
         params=params,
         data_sha256=read_json(clips_summary, "clips")["data_sha256"],
@@ -262,6 +262,16 @@ def run(
         predictions = score_fold(network, parts, fold=fold, clips=clips, flow=seen_flow)
         write_outputs(model, network, params, predictions, result.history)
         track(tracked, fold, model, result, checkpoints)
+
+
+def _flow_of(network: str, flow: Path) -> Path | None:
+    """The folder of the flow, where the network sees it."""
+    if not TAKES[network].flow:
+        return None
+    if not read_json(flow / "summary.json", "flow")["videos"]:
+        cause = f"is empty, as params.yaml has a network that sees no flow, and {network} does"
+        raise FvcError(str(flow), cause, f"Run 'dvc exp run -S model={network}'")
+    return flow
 
 
 def main(argv: Sequence[str]) -> None:
