@@ -145,7 +145,7 @@ def test_kills_of_decoders_under_load_cost_what_they_held(server: tuple[str, int
 
     def kill() -> None:
         nonlocal killed
-        while killed < num_kills and not done.wait(0.5):
+        while killed < num_kills and not done.wait(1.5):
             for process in psutil.Process(process_id).children(recursive=True):
                 # One that was killed before may not have been waited for yet.
                 with suppress(psutil.NoSuchProcess):

@@ -139,7 +139,8 @@ def test_a_registered_version_answers_as_in_process(
     folder, clips = tmp_path / "network", small_clips(name)
     save_network(small_network(name), folder, model(name), clips)
     settings = Settings(clips=clips, calibration=CALIBRATION, limits=serving_config(max_mib=5.0))
-    run_id = store.create_run("0").info.run_id
+    experiment = store.create_experiment("shelf", artifact_location=(tmp_path / "kept").as_uri())
+    run_id = store.create_run(experiment).info.run_id
     version = log_model("fvc", folder, settings, [], run_id=run_id, tags={"fvc.network": name})
     answer = ask(load_model(f"models:/fvc/{version}"), example_video())
     pixels = torch.from_numpy(read_clips(BytesIO(example_video()), clips).pixels)
