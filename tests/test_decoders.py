@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,27 @@ def test_a_video_that_takes_too_much_memory_is_given_up() -> None:
         assert lost.value.reason in ("crashed", "undecodable")
         assert "memory" in lost.value.detail
         assert len(started.clips(VIDEO, CLIPS).pixels) == 3
+
+
+IMPORTS = """
+import io, json, sys
+from fvc.config import ClipsConfig
+from fvc.serving import decoder_process
+from fvc.video import read_clips
+
+decoder_process._warm_up()
+before = set(sys.modules)
+read_clips(io.BytesIO(sys.stdin.buffer.read()), ClipsConfig(**json.loads(sys.argv[1])))
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "native"])
+def test_nothing_is_left_to_import_within_the_limit_of_memory(fit: str) -> None:
+    settings = json.dumps(asdict(clips_config(3, 4, 32, fit=fit)))
+    command = [sys.executable, "-c", IMPORTS, settings]
+    done = subprocess.run(command, input=VIDEO, stdout=subprocess.PIPE, check=True)
+    assert json.loads(done.stdout) == []
 
 
 WHOLE = {"shape": [1, 4, 3, 2, 2], "content": [0, 0, 2, 2], "spans_s": [[0, 1]]}

@@ -117,6 +117,8 @@ def test_every_parameter_of_a_network_is_in_one_stage(name: str) -> None:
 
 def test_every_network_that_may_be_configured_is_looked_at() -> None:
     assert set(ARCHITECTURES) == set(TAKES)
+    fitted = {name for name, each in ARCHITECTURES.items() if each.classifier is not None}
+    assert fitted == {name for name, takes in TAKES.items() if takes.fitted}
 
 
 @pytest.mark.parametrize("features", [nn.Conv3d(3, 4, 3), nn.Sequential(nn.Conv3d(3, 4, 3))])

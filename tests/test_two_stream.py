@@ -18,6 +18,7 @@ from fvc.clip_files import save_clips
 from fvc.config import load_params
 from fvc.dataset import Augmentation, ClipDataset
 from fvc.errors import FvcError
+from fvc.files import write_json
 from fvc.flow import clip_flow
 from fvc.fold_videos import video_clips
 from fvc.networks import ClipClassifier, build_network, load_network, save_network
@@ -158,6 +159,20 @@ def test_scored_videos_have_the_flow_of_their_clips_alone(stored: Path) -> None:
         assert len(pixels) == 2
         for clip in pixels:
             assert_has_its_flow(clip)
+
+
+def test_flow_that_was_stored_for_another_network_is_told_with_what_stores_it(
+    tmp_path: Path, store: MlflowClient
+) -> None:
+    del store
+    corpus = Corpus(tmp_path)
+    clips = replace(corpus.params.clips, side_px=32)
+    corpus.params = replace(corpus.params, clips=clips, model=replace(MODEL, dropout=0.0))
+    corpus.write_clips(sizes=[(32, 32)])
+    (tmp_path / "flow").mkdir()
+    write_json(tmp_path / "flow" / "summary.json", {"videos": 0})
+    with pytest.raises(FvcError, match=r"flow: is empty.*dvc exp run -S model=two_stream"):
+        corpus.train(0)
 
 
 @pytest.mark.slow

@@ -19,12 +19,24 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fvc.config import ClipsConfig, ServingConfig
+from fvc.encoding import encode
 from fvc.process import limit_memory
 from fvc.video import Limits, VideoError, read_clips
 
 READY = b"ready"
 OUT_OF_MEMORY = errno.ENOMEM
 """Exit code of a process that gave up because it got no more memory."""
+WARM_UP = ClipsConfig(
+    views="spans",
+    num_clips=1,
+    num_frames=2,
+    window_s=1.0,
+    stride_s=1.0,
+    sampling="exact",
+    side_px=32,
+    fit="letterbox",
+    timeout_s=60.0,
+)
 GRACE_S = 10.0
 """The server ends a process that takes too long; so much later, it ends itself."""
 
@@ -39,6 +51,7 @@ def main(descriptor: int, settings: str) -> None:
     limits = ServingConfig(**json.loads(settings))
     # Ctrl-C reaches the whole group, and the server decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _warm_up()
     _confine(limits)
     with Connection(descriptor) as server:
         server.send_bytes(READY)
@@ -64,6 +77,16 @@ def _serve(server: "Connection[bytes, bytes]", limits: ServingConfig) -> bool:
     if pixels is not None:
         server.send_bytes(pixels.data.cast("B"))
     return True
+
+
+def _warm_up() -> None:
+    """Decode once, so that what PyAV and NumPy import at first use is not the first video's.
+
+    Short of memory, such an import fails in ways that do not speak of memory.
+    """
+    video = BytesIO()
+    encode(video, np.zeros((2, 32, 32, 3), np.uint8))
+    read_clips(video, WARM_UP)
 
 
 def _confine(limits: ServingConfig) -> None:
