@@ -350,6 +350,12 @@ def test_the_command_tracks_what_it_found_and_rebuilds_missing_runs(
         "evaluation": "evaluation",
     }
     flags = [word for flag, name in paths.items() for word in (f"--{flag}", str(tmp_path / name))]
+    experiment = experiment_id(store)
+    store.delete_experiment(experiment)
+    with pytest.raises(FvcError, match="this experiment was deleted"):
+        evaluate.main(flags)
+    assert not (tmp_path / "evaluation").exists(), "it is refused before the work"
+    store.restore_experiment(experiment)
     evaluate.main(flags)
     metrics = read_json(tmp_path / "evaluation/metrics.json", "")
     assert set(metrics["folds"]["roc_auc"]) == {"0", "1", "2", "3", "4", "mean", "std"}

@@ -272,6 +272,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     params = load_params(args.params)
     if not args.only_track:
+        tracking.require_store()
         run(
             params,
             models=args.models,

@@ -101,6 +101,15 @@ class Identity:
         }
 
 
+def require_store() -> None:
+    """Ask the store for the experiment, so that one that is away is known before the work.
+
+    Raises:
+        FvcError: The experiment was deleted, or no store is known.
+    """
+    experiment_id(connect())
+
+
 def cross_validation_run(client: MlflowClient, identity: Identity) -> str:
     """Find or create the run above the folds of one cross-validation; returns its id."""
     tags = {**identity.tags(), **git_commit(), "fvc.kind": "cross-validation"}
