@@ -37,6 +37,7 @@ def cells(printed: str, label: str) -> list[list[str]]:
     return [row for row in rows if row[0].startswith(label)]
 
 
+@pytest.mark.slow
 def test_decoding_is_compared_with_what_is_there(tmp_path: Path) -> None:
     missing = ("decord", "torchcodec")
     printed = run("decode.py", *QUICK, absent=missing, folder=tmp_path)
@@ -132,6 +133,7 @@ def test_the_flow_of_a_pair_is_compared(tmp_path: Path) -> None:
         assert min(float(milliseconds), float(pairs), float(ratio)) > 0
 
 
+@pytest.mark.slow
 def test_tables_are_made_divided_and_published(tmp_path: Path) -> None:
     few = ("--videos", "3000", "--few", "300")
     printed = run("scale_tables.py", *few, absent=(), folder=tmp_path, codes=(0, 1))

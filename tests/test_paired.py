@@ -218,6 +218,7 @@ def test_what_is_always_right_differs_from_what_is_always_wrong() -> None:
     assert pairs(right, right)["roc_auc"].p_value == 1.0
 
 
+@pytest.mark.slow
 def test_a_p_value_is_rarely_small_by_chance() -> None:
     """Of models that are equally good, 5% may seem to differ."""
     small = []

@@ -66,6 +66,7 @@ assert before == ([*warnings.filters], [*logging.getLogger().handlers], dict(os.
 """
 
 
+@pytest.mark.slow
 def test_the_library_is_imported_when_asked_for_and_leaves_no_trace() -> None:
     command = (sys.executable, "-c", PROGRAM)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
