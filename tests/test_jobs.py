@@ -1,4 +1,4 @@
-"""The SLURM job, run by commands that stand in for Slurm, DVC and torchrun."""
+"""The SLURM jobs, run by commands that stand in for Slurm, DVC and torchrun."""
 
 import os
 import re
@@ -7,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from dvc.cli.parser import get_main_parser
+from slurm_site import wait_for
 from source_tree import ROOT
 from torch.distributed.run import parse_args
 
@@ -46,13 +46,12 @@ raise SystemExit(1)
 
 
 class Cluster:
-    """A repository with the job, and commands that write down how they are called."""
+    """A repository with the jobs, and commands that write down how they are called."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.log = root / "log"
-        (root / "cluster").mkdir()
-        shutil.copy(JOB, root / "cluster")
+        shutil.copytree(JOB.parent, root / "cluster")
         for name, body in {"srun": SRUN, "dvc": DVC, "scontrol": RECORDED}.items():
             self.install(name, body)
         self.install("torchrun", RECORDED)
@@ -71,15 +70,17 @@ class Cluster:
         target.write_text(body.replace("{name}", name))
         target.chmod(0o755)
 
+    def start(self, *job: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a job, as Slurm does on a node."""
+        return subprocess.Popen(
+            ["bash", *job], cwd=self.root, env={**self.environment, **environment}
+        )
+
     def submit(self, training: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start the job, with a training that is this program."""
+        """Start the folds' job, with a training that is this program."""
         program = self.root / "training.py"
         program.write_text(training)
-        return subprocess.Popen(
-            ["bash", "cluster/train.sbatch"],
-            cwd=self.root,
-            env={**self.environment, "TRAINING": str(program), **environment},
-        )
+        return self.start("cluster/train.sbatch", TRAINING=str(program), **environment)
 
     def called(self) -> list[str]:
         """The commands in the order in which they were started, less the step's own."""
@@ -95,13 +96,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         assert str(tmp_path) not in " ".join(process.info["cmdline"] or []), "a process is left"
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_training_that_ends_is_not_queued_again(cluster: Cluster, code: int) -> None:
     assert cluster.submit(f"raise SystemExit({code})").wait(30) == code
@@ -110,7 +104,7 @@ def test_a_training_that_ends_is_not_queued_again(cluster: Cluster, code: int) -
 
 def test_a_warned_training_writes_its_checkpoint_and_is_queued_again(cluster: Cluster) -> None:
     job = cluster.submit(TRAINING)
-    wait_for((cluster.root / "ready").exists)
+    wait_for((cluster.root / "ready").exists, "the training to begin")
     [srun] = psutil.Process(job.pid).children()
     # Slurm signals every process of the step, in no order.
     for member in srun.children(recursive=True):
@@ -135,6 +129,17 @@ def test_several_gpus_train_one_fold_outside_dvc_which_then_takes_it_over(
     cluster.log.unlink()
     assert cluster.submit("", SLURM_GPUS_ON_NODE="4").wait(30) == 1
     assert len(cluster.called()) == 1, "a fold that failed is taken for trained"
+
+
+@pytest.mark.parametrize(
+    "job",
+    [["cluster/train.sbatch"], *(["cluster/pipeline.sbatch", part] for part in ("before", "after"))],
+    ids=" ".join,
+)
+def test_a_step_gets_the_cores_of_its_job(cluster: Cluster, job: list[str]) -> None:
+    cluster.install("srun", '#!/bin/bash\necho "$SRUN_CPUS_PER_TASK" >>"$LOG"\n')
+    assert cluster.start(*job, SLURM_CPUS_PER_TASK="8").wait(30) == 0
+    assert cluster.log.read_text() == "8\n", "where tasks are bound, all runs on one core"
 
 
 def test_dvc_knows_what_the_job_asks_of_it() -> None:
