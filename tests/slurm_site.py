@@ -76,7 +76,7 @@ def slurm_site(folder: Path) -> Iterator[Site]:
     """A SLURM that runs, with nothing on it."""
     site = Site(folder)
     try:
-        subprocess.run([SCRIPTS / "up.sh", folder], check=True, timeout=60)
+        subprocess.run([SCRIPTS / "up.sh", folder], check=True, timeout=180)
         yield site
     finally:
         subprocess.run([SCRIPTS / "down.sh", folder], check=False, timeout=60)

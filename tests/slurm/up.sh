@@ -62,9 +62,11 @@ export SLURM_CONF="$folder/slurm.conf"
 slurmctld
 slurmd -N n0
 slurmd -N n1
-for _ in $(seq 300); do
+for _ in $(seq 1200); do
     if [ "$(sinfo --noheader --states=idle --partition=low --format=%D 2>/dev/null)" = 2 ]; then exit 0; fi
     sleep 0.1
 done
-echo "the nodes did not come up: see $folder/*.log" >&2
+echo "the nodes did not come up:" >&2
+sinfo >&2 || true
+tail --lines=20 "$folder"/*.log >&2
 exit 1
