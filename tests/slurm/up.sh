@@ -7,6 +7,7 @@ folder=$(realpath "$1")
 host=$(hostname -s)
 mkdir -p "$folder"/{state,n0,n1}
 chmod 755 "$folder"
+trap '[ $? -eq 0 ] || tail --lines=20 "$folder"/*.log >&2' EXIT
 # Three ports that are free now.
 read -r control first second < <(python3 -c '
 import socket
@@ -66,7 +67,5 @@ for _ in $(seq 1200); do
     if [ "$(sinfo --noheader --states=idle --partition=low --format=%D 2>/dev/null)" = 2 ]; then exit 0; fi
     sleep 0.1
 done
-echo "the nodes did not come up:" >&2
-sinfo >&2 || true
-tail --lines=20 "$folder"/*.log >&2
+echo "the nodes did not come up" >&2
 exit 1
