@@ -131,14 +131,10 @@ def test_several_gpus_train_one_fold_outside_dvc_which_then_takes_it_over(
     assert len(cluster.called()) == 1, "a fold that failed is taken for trained"
 
 
-@pytest.mark.parametrize(
-    "job",
-    [["cluster/train.sbatch"], *(["cluster/pipeline.sbatch", part] for part in ("before", "after"))],
-    ids=" ".join,
-)
-def test_a_step_gets_the_cores_of_its_job(cluster: Cluster, job: list[str]) -> None:
+@pytest.mark.parametrize("job", ["train.sbatch", "pipeline.sbatch before", "pipeline.sbatch after"])
+def test_a_step_gets_the_cores_of_its_job(cluster: Cluster, job: str) -> None:
     cluster.install("srun", '#!/bin/bash\necho "$SRUN_CPUS_PER_TASK" >>"$LOG"\n')
-    assert cluster.start(*job, SLURM_CPUS_PER_TASK="8").wait(30) == 0
+    assert cluster.start(*f"cluster/{job}".split(), SLURM_CPUS_PER_TASK="8").wait(30) == 0
     assert cluster.log.read_text() == "8\n", "where tasks are bound, all runs on one core"
 
 
