@@ -35,8 +35,14 @@ START_S = 120.0
 WATCH_S = 0.5
 """How long it may take until a seat learns that its item is not wanted any more."""
 _STARTING = threading.Lock()
+ENGINE = "FVC_CLUSTER"
+"""Environment variable that says where such processes are."""
 FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 """Exit codes of a worker that somebody else ended, such as the kernel when memory is short."""
+
+
+class StartError(RuntimeError):
+    """No process for items could be started here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ def collect(worker: Worker[Item], limits: Limits) -> Any:
         worker.process.kill()
         worker.process.join()
         if not worker.job:
-            raise RuntimeError(f"a worker did not start within {START_S:g} s")
+            raise StartError(f"a worker did not start within {START_S:g} s")
         return Failure("timeout", f"took longer than {limits.timeout_s:g} s")
     try:
         message = worker.pipe.recv()
@@ -123,7 +129,7 @@ def collect(worker: Worker[Item], limits: Limits) -> Any:
 def _loss(worker: Worker[Item], limits: Limits) -> Failure | Killed:
     code = worker.process.exitcode or 0
     if not worker.job:
-        raise RuntimeError(f"a worker ended with code {code} before it had anything to do")
+        raise StartError(f"a worker ended with code {code} before it had anything to do")
     if code == OUT_OF_MEMORY:
         limit = f" within {limits.max_memory_mib} MiB" if limits.max_memory_mib else ""
         return Failure("crashed", f"found no more memory{limit}")

@@ -14,15 +14,14 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from fvc.errors import FvcError
-from fvc.isolation import Failure, Killed, Limits, Worker, assign, collect, end, start
+from fvc.isolation import ENGINE, Failure, Killed, Limits, Worker, assign, collect, end, start
 from fvc.video import VideoError
 
-__all__ = ["Failure", "run_isolated"]
+__all__ = ["ENGINE", "Failure", "run_isolated"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-ENGINE = "FVC_CLUSTER"
 LOCAL = "local"
 
 

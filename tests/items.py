@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fvc.errors import FvcError
 from fvc.video import VideoError
@@ -49,6 +51,44 @@ def lose_a_worker_once(item: tuple[int, Path]) -> int:
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
     return number
+
+
+def lose_workers_together(item: tuple[int, Path]) -> int:
+    """Twice, the first two items take two workers down at once, as the end of jobs' time does."""
+    number, folder = item
+    attempt = len(list(folder.glob(f"{number}-*")))
+    if number < 2 and attempt < 2:
+        (folder / f"{number}-{attempt}").touch()
+        while not (folder / f"{1 - number}-{attempt}").exists():
+            time.sleep(0.01)
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return number
+
+
+def time_out(number: int) -> int:
+    raise TimeoutError(f"no answer for {number}")
+
+
+class Unfit:
+    """A function that lets the first process that it comes to end, before it has started."""
+
+    def __init__(self, mark: Path | None = None) -> None:
+        self.mark = mark
+
+    def __call__(self, number: int) -> int:
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _square_after_the_first, (self.mark,)
+
+
+def _square_after_the_first(mark: Path | None) -> Callable[[int], int]:
+    if mark is None or not mark.exists():
+        if mark:
+            mark.touch()
+        os._exit(3)
+    return square
 
 
 def size_of(path: Path) -> int:

@@ -14,13 +14,16 @@ import psutil
 import pytest
 from dask_cluster import dask_cluster
 from items import (
+    Unfit,
     crash_or_square,
     fail,
     lose_a_worker_once,
     lose_the_worker,
+    lose_workers_together,
     refuse,
     size_of,
     square,
+    time_out,
     write_pid,
 )
 
@@ -51,9 +54,9 @@ def run(function: Any, items: Any, timeout_s: float = 60.0) -> dict[Any, Any]:
 
 @on_dask
 def test_results_and_failures_are_those_of_this_machine() -> None:
-    results = run(crash_or_square, range(12), timeout_s=0.5)
+    results = run(crash_or_square, range(12), timeout_s=2.0)
     assert results.pop(5) == Failure("crashed", f"its process ended with code -{signal.SIGABRT}")
-    assert results.pop(7) == Failure("timeout", "took longer than 0.5 s")
+    assert results.pop(7) == Failure("timeout", "took longer than 2 s")
     assert results == {number: number * number for number in range(12) if number not in (5, 7)}
     assert run(square, []) == {}
     errors = run(refuse, range(3))
@@ -69,6 +72,41 @@ def test_an_unknown_error_ends_the_run() -> None:
 
 
 @on_dask
+def test_a_timeout_of_the_function_is_no_slow_worker() -> None:
+    with pytest.raises(TimeoutError, match="no answer for 0"):
+        run(time_out, [0])
+
+
+@on_dask
+def test_what_a_leaving_worker_was_sent_is_done_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    refresh = cluster._Run.refresh
+
+    def see_one_that_has_gone(self: "cluster._Run[int]") -> None:
+        refresh(self)
+        if not self.sent:
+            self.workers["tcp://127.0.0.1:9"] = 1
+
+    monkeypatch.setattr(cluster, "REFRESH_S", 0.2)
+    monkeypatch.setattr(cluster, "ORPHANED_S", 0.1)
+    monkeypatch.setattr(cluster._Run, "refresh", see_one_that_has_gone)
+    assert run(square, range(6)) == {number: number * number for number in range(6)}
+
+
+@on_dask
+def test_a_worker_on_which_nothing_starts_gets_nothing_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(Unfit(tmp_path / "mark"), range(6)) == {number: number**2 for number in range(6)}
+    assert "gets nothing more: a worker ended with code 3 before" in caplog.text
+
+
+@on_dask
+def test_where_nothing_starts_anywhere_the_run_ends() -> None:
+    with pytest.raises(RuntimeError, match="a worker ended with code 3 before it had anything"):
+        run(Unfit(), range(6))
+
+
+@on_dask
 def test_paths_are_relative_to_where_the_run_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,10 +118,24 @@ def test_paths_are_relative_to_where_the_run_was_started(
 
 @pytest.mark.slow
 @on_dask
-def test_an_item_that_takes_two_workers_down_is_rejected_alone() -> None:
+def test_an_item_that_takes_two_workers_down_is_rejected_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "TOGETHER_S", 2.0)
     results = run(lose_the_worker, range(24))
-    assert results.pop(3) == Failure("crashed", "two workers were lost with it")
+    assert results.pop(3) == Failure("crashed", "2 workers were lost with it")
     assert results == {number: number for number in range(24) if number != 3}
+
+
+@pytest.mark.slow
+@on_dask
+def test_an_item_is_not_blamed_for_workers_that_are_lost_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "TOGETHER_S", 3.0)
+    items = [(number, tmp_path) for number in range(6)]
+    assert run(lose_workers_together, items) == {item: item[0] for item in items}
+    assert len(list(tmp_path.iterdir())) == 4, "each was to lose two workers"
 
 
 @pytest.mark.slow

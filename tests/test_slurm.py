@@ -202,6 +202,7 @@ def test_a_run_that_is_stopped_leaves_no_jobs(
         ),
         ("DASK_JOBQUEUE__SLURM__CORES", "null", "error: Dask's configuration: You must specify"),
         ("PATH", "/nowhere", "error: FVC_CLUSTER: is slurm, but there is no sbatch"),
+        ("DASK_JOBQUEUE__SLURM__PYTHON", "/nowhere", "error: SLURM: 4 jobs have ended before"),
     ],
 )
 def test_what_cannot_be_submitted_is_one_clear_line(
