@@ -3,8 +3,9 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,12 +15,10 @@ from uuid import uuid4
 import mlflow
 import polars as pl
 from mlflow.data.polars_dataset import from_polars
-from mlflow.entities import DatasetInput, InputTag
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.git_utils import get_git_commit
 from mlflow.utils.mlflow_tags import (
-    MLFLOW_DATASET_CONTEXT,
     MLFLOW_GIT_COMMIT,
     MLFLOW_GIT_DIRTY,
     MLFLOW_PARENT_RUN_ID,
@@ -29,6 +28,7 @@ from mlflow.utils.mlflow_tags import (
 
 from fvc.config import Params, flat
 from fvc.files import read_json, sha256_of, sha256_of_file, write_json
+from fvc.tracking.answers import REFUSALS, is_away, reason, store_name
 from fvc.tracking.changes import changed_params, differs_from_commit, named_after
 from fvc.tracking.notes import FOLD_NOTE, linked_files, note_with_links, run_route, ui_address
 from fvc.tracking.open_run import OpenRun
@@ -43,7 +43,7 @@ from fvc.tracking.store import (
     working_copy,
 )
 from fvc.tracking.system_metrics import measured
-from fvc.tracking.waiting import send_waiting, waiting_run
+from fvc.tracking.waiting import WaitingRun, no_retries, send_waiting, waiting_run
 
 TRAINING_SECTIONS = ("seed", "augment", "clips", "model", "split", "train")
 """The parameters that a trained network depends on."""
@@ -142,14 +142,15 @@ def fold_run(
     binding: str,
     runs: Path,
     alone: bool = False,
-) -> Iterator[OpenRun]:
+) -> Iterator[WaitingRun]:
     """Open the run of one fold, with system metrics, until the block ends.
 
     The block never waits for the store, and does not fail where it is away.
 
     Under `mlflow run -e train` it is the run that MLflow opened. Otherwise it
     is that of an earlier attempt at the same training, which a note in `runs`
-    tells, or a new one; a child of the cross-validation, unless it is `alone`.
+    tells even where the store is away, or a new one, which the store has to make;
+    a child of the cross-validation, unless it is `alone`.
 
     Args:
         identity: Of the cross-validation.
@@ -165,15 +166,11 @@ def fold_run(
     if run_id:
         _name_after_fold(client, run_id, fold, changed_params(identity.params))
     else:
-        parent = None if alone else cross_validation_run(client, identity)
-        run_id = _own_run(client, identity, fold, parent=parent, binding=binding, runs=runs)
-    opened = OpenRun(client, run_id)
-    _describe(opened, identity, fold)
-    client.update_run(run_id, status="RUNNING")
-    dataset = from_polars(folds, name="folds", targets="label")._to_mlflow_entity()
-    context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
-    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [context])])
+        run_id = _own_run(client, identity, fold, alone=alone, binding=binding, runs=runs)
     with waiting_run(client, run_id) as run, measured(run_id, run.log_measured):
+        run.begin()
+        _describe(run, identity, fold)
+        run.log_dataset(dict(from_polars(folds, name="folds", targets="label")._to_mlflow_entity()))
         yield run
 
 
@@ -189,26 +186,44 @@ def _own_run(
     identity: Identity,
     fold: int,
     *,
-    parent: str | None,
+    alone: bool,
     binding: str,
     runs: Path,
 ) -> str:
     """The run that an earlier attempt at this training left, or a new one."""
     note = runs / f"fold-{fold}.json"
-    place = {"binding": binding, "store": mlflow.get_tracking_uri()}
-    if note.is_file():
-        waiting = read_json(note, f"train@{fold}")
-        attempt = waiting.pop("attempt", None)
-        same = attempt is not None and waiting == place
-        found = find_runs(client, {"fvc.attempt": attempt}) if same else []
-        if found and may_go_on(client, found[0], parent):
-            if parent:
-                client.set_tag(found[0].info.run_id, MLFLOW_PARENT_RUN_ID, parent)
-            return found[0].info.run_id
-    # The note comes first: killed in between, the next attempt finds the run by it.
-    attempt = uuid4().hex
-    write_json(note, {"attempt": attempt, **place})
-    return _new_run(client, identity, fold, parent, {"fvc.attempt": attempt})
+    place = {"binding": binding, "store": store_name()}
+    known = read_json(note, f"train@{fold}") if note.is_file() else {}
+    if place.items() - known.items():
+        known = {}
+    try:
+        # A run whose id is known needs no store to go on, so one that is away is not waited for.
+        with no_retries() if "run_id" in known else nullcontext():
+            parent = None if alone else cross_validation_run(client, identity)
+            run_id = _earlier_run(client, known, parent)
+    except REFUSALS as error:
+        if "run_id" not in known or not is_away(error):
+            raise
+        run_id = str(known["run_id"])
+        sys.stderr.write(f"warning: {reason(error)}; fold {fold} goes on in its run {run_id}\n")
+        return run_id
+    if run_id is None:
+        # The note comes first: killed in between, the next attempt finds the run by it.
+        known = {"attempt": uuid4().hex, **place}
+        write_json(note, known)
+        run_id = _new_run(client, identity, fold, parent, {"fvc.attempt": known["attempt"]})
+    write_json(note, {**known, "run_id": run_id})
+    return run_id
+
+
+def _earlier_run(client: MlflowClient, known: Mapping[str, str], parent: str | None) -> str | None:
+    """The run that a note tells of, now a child of the parent; None where it may not go on."""
+    found = find_runs(client, {"fvc.attempt": known["attempt"]}) if known else []
+    if not found or not may_go_on(client, found[0], parent):
+        return None
+    if parent:
+        client.set_tag(found[0].info.run_id, MLFLOW_PARENT_RUN_ID, parent)
+    return found[0].info.run_id
 
 
 def _new_run(
@@ -219,7 +234,9 @@ def _new_run(
     tags: Mapping[str, str],
 ) -> str:
     above = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
-    own = resolve_tags({**above, MLFLOW_SOURCE_NAME: "fvc train", **tags})
+    # So that what waits for it on disk is known to be this cross-validation's.
+    key = {"fvc.cv_key": identity.cv_key}
+    own = resolve_tags({**above, **key, MLFLOW_SOURCE_NAME: "fvc train", **tags})
     name = named_after(f"fold {fold}", changed_params(identity.params))
     experiment = experiment_of(client, parent)
     return client.create_run(experiment, tags=own, run_name=name).info.run_id
@@ -229,8 +246,8 @@ def _describe(run: OpenRun, identity: Identity, fold: int) -> None:
     run.log_params({**identity.flat_params(), "fold": fold})
     kind = {"fvc.kind": "fold", "fvc.fold": str(fold)}
     run.set_tags({**identity.tags(), **git_commit(), **kind})
-    if MLFLOW_RUN_NOTE not in run.tags():
-        run.set_tags({MLFLOW_RUN_NOTE: FOLD_NOTE})
+    # What a user has written there stays.
+    run.set_missing_tags({MLFLOW_RUN_NOTE: FOLD_NOTE})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,7 +285,7 @@ def complete_cross_validation(
         note: What the run's page says first, in Markdown.
     """
     client = connect()
-    send_waiting(client)
+    send_waiting(client, identity.cv_key)
     parent = cross_validation_run(client, identity)
     trained = {fold.fold: _fold_run(client, parent, identity, fold) for fold in outputs}
     run = OpenRun(client, parent)

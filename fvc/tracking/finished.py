@@ -19,6 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from fvc.errors import FvcError
 from fvc.records import OUT_OF_FOLD
+from fvc.tracking.answers import store_name, told
 from fvc.tracking.experiments import experiment_params_sha256
 from fvc.tracking.store import find_runs
 
@@ -113,7 +114,7 @@ def _found(client: MlflowClient, which: str) -> Run:
         if RUN_ID.fullmatch(which):
             return client.get_run(which)
     except MlflowException as error:
-        cause = f"is not in {mlflow.get_tracking_uri()} ({' '.join(str(error).split())})"
+        cause = f"is not in {store_name()} ({told(error)})"
         raise FvcError(which, cause, LIST) from error
     # A run's name goes on with what its experiment changed.
     named = _with(client, "attributes.run_name", which)
@@ -122,7 +123,7 @@ def _found(client: MlflowClient, which: str) -> Run:
     # The children of a cross-validation may be called as it is.
     above = [run for run in named if run.data.tags.get("fvc.kind") == "cross-validation"] or named
     if not above:
-        raise FvcError(which, f"names no run in {mlflow.get_tracking_uri()}", LIST)
+        raise FvcError(which, f"names no run in {store_name()}", LIST)
     if len(above) > 1:
         ids = ", ".join(run.info.run_id for run in above)
         raise FvcError(which, f"names {len(above)} runs ({ids})", "Give the id of one of them")

@@ -15,6 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_GIT_DIRTY, MLFLOW
 from fvc.errors import FvcError
 from fvc.networks.ensemble import weights_sha256
 from fvc.tracking import registry
+from fvc.tracking.answers import store_name, told
 from fvc.tracking.changes import NONE
 from fvc.tracking.comparisons import ENSEMBLE
 from fvc.tracking.notes import run_route, ui_address
@@ -81,7 +82,7 @@ def lineage_of_model(client: MlflowClient, model: str) -> Lineage:
             return _lineage(_run(client, logged.source_run_id, model), f"models:/{model}")
         version = client.get_model_version(name, number)
     except MlflowException as error:
-        cause = f"is not in {mlflow.get_tracking_uri()} ({' '.join(str(error).split())})"
+        cause = f"is not in {store_name()} ({told(error)})"
         raise FvcError(f"models:/{model}", cause, STORE) from error
     if version.tags.get("fvc.kind") == ENSEMBLE:
         cause = f"is an ensemble of the runs {version.tags['fvc.members']}"
@@ -100,7 +101,7 @@ def named_version(client: MlflowClient, uri: str) -> ModelVersion:
         name, number = get_model_name_and_version(client, uri)  # type: ignore[no-untyped-call]
         return client.get_model_version(name, number)
     except MlflowException as error:
-        cause = f"names no version in {mlflow.get_tracking_uri()} ({' '.join(str(error).split())})"
+        cause = f"names no version in {store_name()} ({told(error)})"
         raise FvcError(uri, cause, "Run 'dvc repro', or name another with --model") from error
 
 
@@ -124,7 +125,7 @@ def _run(client: MlflowClient, run_id: str | None, model: str) -> Run:
     try:
         return client.get_run(run_id or "")
     except MlflowException as error:
-        cause = f"was trained by the run {run_id}, which is not in {mlflow.get_tracking_uri()}"
+        cause = f"was trained by the run {run_id}, which is not in {store_name()}"
         raise FvcError(f"models:/{model}", cause, STORE) from error
 
 

@@ -7,9 +7,10 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from fvc.config import AS_WRITTEN
 
@@ -30,6 +31,15 @@ class OpenRun:
         self.client = client
         self.run_id = run_id
         self._steps: dict[str, set[int]] = {}
+
+    def begin(self) -> None:
+        """Say that the run goes on, or begins."""
+        self.client.update_run(self.run_id, status="RUNNING")
+
+    def log_dataset(self, dataset: Mapping[str, Any]) -> None:
+        """Log what the run is trained on, by the fields of MLflow's `Dataset`."""
+        context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
+        self.client.log_inputs(self.run_id, [DatasetInput(Dataset(**dataset), [context])])
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log the parameters that the run lacks; MLflow refuses to change one.
@@ -124,6 +134,11 @@ class OpenRun:
         """Set or replace tags."""
         for name, value in tags.items():
             self.client.set_tag(self.run_id, name, value)
+
+    def set_missing_tags(self, tags: Mapping[str, str]) -> None:
+        """Set those tags that the run lacks."""
+        known = self.tags()
+        self.set_tags({name: value for name, value in tags.items() if name not in known})
 
     def end(self, status: str, time_ms: int | None = None) -> None:
         """Say how the run ended: `FINISHED`, `FAILED`, or `KILLED` for one that goes on."""

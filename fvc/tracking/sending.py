@@ -2,7 +2,8 @@
 
 Each call is a file, whole or absent; a file that it stores lies beside it. They are sent in their
 order, and each is gone once it was taken. Sent twice, because a process was killed in between, a
-call leaves what it leaves once: its time is written down with it.
+call leaves what it leaves once: its time is written down with it. One that the store refuses for
+good is set aside, so that it holds up nothing, and is kept.
 """
 
 import json
@@ -17,14 +18,16 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from fvc.files import replacing
-from fvc.tracking.answers import REFUSALS, reason
+from fvc.tracking.answers import is_for_good, reason
 from fvc.tracking.open_run import OpenRun
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 """Between two attempts: the first ones, and those at the end of the run, soon after each other."""
 
-FAILURES = (*REFUSALS, OSError)
-"""After which a call is made again."""
+NUMBERED = "[0-9]*.json"
+
+REFUSED = "refused"
+"""Beside the folder of what waits: the calls that no store will take, a folder for each run."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +36,18 @@ class Calls:
     """The calls of one run that the store has not taken yet."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.aside = folder, folder.parent.parent / REFUSED / folder.name
+        self.refusals: list[Exception] = []
+        """Why those were set aside that this object has sent."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._last = max((int(path.stem) for path in self.paths()), default=0)
+        # Those set aside count as well, so that they may be moved back.
+        numbered = [*self.paths(), *self.aside.glob(NUMBERED)]
+        self._last = max((int(path.stem) for path in numbered), default=0)
         self._adding = threading.Lock()
 
     def paths(self) -> list[Path]:
         """The oldest first."""
-        return sorted(self.folder.glob("[0-9]*.json"))
+        return sorted(self.folder.glob(NUMBERED))
 
     def add(self, call: str, source: Path | None = None, **values: Any) -> None:
         """Write one down; of a `source`, what it holds now."""
@@ -55,14 +62,27 @@ class Calls:
             self._last += 1
 
     def send(self, path: Path, run: OpenRun) -> None:
-        """Let a run take one of them."""
+        """Let a run take one of them, or set it aside; any error leaves it as it is."""
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         call, kept = values.pop("call"), path.with_suffix(".file")
         if call == "log_file":
             values["source"] = kept
-        getattr(run, call)(**values)
-        path.unlink()
+        try:
+            getattr(run, call)(**values)
+        except Exception as error:
+            if not is_for_good(error):
+                raise
+            self._set_aside(path, kept)
+            self.refusals.append(error)
+        path.unlink(missing_ok=True)
         kept.unlink(missing_ok=True)
+
+    def _set_aside(self, path: Path, kept: Path) -> None:
+        self.aside.mkdir(parents=True, exist_ok=True)
+        # Killed in between, both are still where they were.
+        if kept.exists():
+            _keep(kept, self.aside / kept.name)
+        path.replace(self.aside / path.name)
 
     def drop_ends(self) -> None:
         """Forget that an earlier attempt ended: it goes on."""
@@ -94,6 +114,7 @@ class Sender:
         self._changed = threading.Condition()
         self._is_ending = self._gave_up = False
         self._failure: Exception | None = None
+        self._is_refusal_told = False
         self._taken_at = 0.0
         self._thread = threading.Thread(target=self._work, name="sender", daemon=True)
         self._thread.start()
@@ -126,10 +147,14 @@ class Sender:
 
     def _work(self) -> None:
         run, pause_s = OpenRun(self._client, self._run_id), SHORTEST_PAUSE_S
-        while waiting := self._next():
+        while True:
             try:
+                waiting = self._next()
+                if waiting is None:
+                    return
                 self._calls.send(waiting, run)
-            except FAILURES as error:
+            # Any: stores have errors of their own, and a thread that has ended sends nothing more.
+            except Exception as error:  # noqa: BLE001
                 self._failed(error)
                 # What it knew of the run may be wrong: half of a call may have arrived.
                 run = OpenRun(self._client, self._run_id)
@@ -161,6 +186,10 @@ class Sender:
         self._failure = error
 
     def _took(self) -> None:
+        if self._calls.refusals and not self._is_refusal_told:
+            why, where = reason(self._calls.refusals[0]), self._calls.aside
+            logger.warning("%s; what is refused for good is kept in %s", why, where)
+            self._is_refusal_told = True
         if self._failure is not None:
             logger.info("the MLflow store takes again what is logged")
         with self._changed:

@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from fvc.errors import FvcError
+from fvc.tracking.answers import is_absent, store_name
 
 PARENT_VARIABLE = "FVC_PARENT_RUN_ID"
 """Names the cross-validation run that `mlflow run . -e main` opened."""
@@ -66,7 +67,9 @@ def given_parent(client: MlflowClient) -> Run | None:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        cause = f"names the run {run_id}, which is not in {mlflow.get_tracking_uri()}"
+        if not is_absent(error):
+            raise
+        cause = f"names the run {run_id}, which is not in {store_name()}"
         raise FvcError(PARENT_VARIABLE, cause, "Unset it, or start with 'mlflow run .'") from error
 
 
