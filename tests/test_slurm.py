@@ -61,7 +61,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Run:
     """The stages, in a folder and a process of their own."""
 
-    def __init__(self, site: Site, corpus: Path, folder: Path, engine: str) -> None:
+    def __init__(
+        self, site: Site, corpus: Path, folder: Path, engine: str, processes: int = 1
+    ) -> None:
         folder.mkdir()
         self.folder = folder
         self.said = folder.with_name(f"{folder.name}.log")
@@ -70,7 +72,13 @@ class Run:
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**site.environment, ENGINE: engine, "PYTHONPATH": str(ROOT / "tests")},
+                env={
+                    **site.environment,
+                    ENGINE: engine,
+                    "PYTHONPATH": str(ROOT / "tests"),
+                    "DASK_JOBQUEUE__SLURM__CORES": str(processes),
+                    "DASK_JOBQUEUE__SLURM__PROCESSES": str(processes),
+                },
                 stderr=said,
             )
 
@@ -127,15 +135,19 @@ def nothing(_: Site) -> None:
     pass
 
 
-@pytest.mark.parametrize("strike", [nothing, kill_a_worker, cancel_a_job, lose_a_node])
+@pytest.mark.parametrize(
+    ("strike", "processes"),
+    [(nothing, 1), (kill_a_worker, 1), (cancel_a_job, 2), (lose_a_node, 1)],
+)
 def test_stages_write_what_they_write_here(
     site: Site,
     corpus: Path,
     expected: dict[str, bytes],
     tmp_path: Path,
     strike: Callable[[Site], None],
+    processes: int,
 ) -> None:
-    run = Run(site, corpus, tmp_path / "run", "slurm")
+    run = Run(site, corpus, tmp_path / "run", "slurm", processes)
     try:
         for stage in ("probes", "clips", "augmented"):
             wait_for(partial(run.has_done, stage), f"files in {stage}")
