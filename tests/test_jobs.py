@@ -59,6 +59,7 @@ class Cluster:
             **os.environ,
             "LOG": str(self.log),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "SLURM_ARRAY_JOB_ID": "4710",
             "SLURM_ARRAY_TASK_ID": "3",
             "SLURM_JOB_ID": "4711",
             "SLURM_SUBMIT_DIR": str(root),
@@ -111,7 +112,7 @@ def test_a_warned_training_writes_its_checkpoint_and_is_queued_again(cluster: Cl
         member.send_signal(signal.SIGTERM)
     assert job.wait(30) == 75
     assert (cluster.root / "checkpoint").exists(), "what the training had done is lost"
-    assert cluster.called()[1:] == ["scontrol requeue 4711"]
+    assert cluster.called()[1:] == ["scontrol requeue 4710_3"]
 
 
 def test_several_gpus_train_one_fold_outside_dvc_which_then_takes_it_over(
