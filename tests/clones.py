@@ -1,15 +1,12 @@
 """A clone of this repository, as a user has one."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-
-OURS = ("MLFLOW_", "FVC_", "DVC_", "AWS_")
+from shared_server import own_environment
 
 
 class Clone:
@@ -17,9 +14,7 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        tools = str(Path(sys.executable).parent)
-        outside = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
-        self.environment = {**outside, "PATH": f"{tools}:{os.environ['PATH']}"}
+        self.environment = own_environment()
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the clone's root; its output comes back as text."""

@@ -39,12 +39,12 @@ class Site:
         self.folder = folder
         (folder / "dask").mkdir()
         (folder / "dask" / "jobqueue.yaml").write_text(JOBQUEUE.format(folder=folder))
-        self.environment = {
-            **os.environ,
+        self.variables = {
             "SLURM_CONF": str(folder / "slurm.conf"),
             "DASK_CONFIG": str(folder / "dask"),
             "OMP_NUM_THREADS": "1",
         }
+        self.environment = os.environ | self.variables
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
         """What a command says that has to succeed."""
@@ -82,8 +82,10 @@ def slurm_site(folder: Path) -> Iterator[Site]:
         subprocess.run([SCRIPTS / "down.sh", folder], check=False, timeout=60)
 
 
-def wait_for(condition: Callable[[], object], what: str, limit_s: float = 120) -> None:
+def wait_for(
+    condition: Callable[[], object], what: str, limit_s: float = 120, every_s: float = 0.02
+) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(every_s)

@@ -1,8 +1,6 @@
 """The fold array on a real SLURM: preempted and queued again, it ends as `dvc repro` does."""
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +8,17 @@ from typing import Any
 
 import pytest
 import yaml
-from mlflow.tracking import MlflowClient
-from slow_network import SOURCE
+from clones import Clone, clone_of
 from slurm_site import ABSENT, IS_INSTALLED, Site, slurm_site, wait_for
 from source_tree import ROOT
+from waiting_network import SOURCE
 
 FOLDS = (0, 1, 2)
 SMALL: dict[str, dict[str, Any]] = {
     "split": {"folds": list(FOLDS)},
     "clips": {"num_frames": 4, "side_px": 16},
     "model": {"head_channels": 4},
-    "train": {"epochs": 25, "patience": 25, "mixed_precision": False},
+    "train": {"epochs": 4, "patience": 4, "mixed_precision": False},
     "engine": {"checkpoint_minutes": 0.0},
     "evaluate": {"bootstrap_samples": 100, "robustness_videos": 2},
 }
@@ -34,39 +32,16 @@ pytestmark = [
 ]
 
 
-class Copy:
+class Copy(Clone):
     """A working copy of the repository, with a small corpus and a small network."""
 
     def __init__(self, folder: Path, site: Site) -> None:
-        self.folder, self.site = folder, site
-        outside = {
-            name: value
-            for name, value in site.environment.items()
-            if not name.startswith(("MLFLOW_", "FVC_", "DVC_"))
-        }
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self.environment = {
-            **outside,
-            "PATH": path,
-            "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false",
-        }
-
-    def must(self, *command: str) -> str:
-        """What a command says that has to succeed."""
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        super().__init__(folder)
+        self.environment |= site.variables | {"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"}
 
     def make(self) -> None:
         """Clone, shrink, and fill with videos."""
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.folder)], check=True)
+        clone_of(ROOT, self.folder)
         params = yaml.safe_load((self.folder / "params.yaml").read_text())
         for section, changes in SMALL.items():
             params[section] |= changes
@@ -101,21 +76,25 @@ class Copy:
         models = self.folder / "work" / "models"
         return {fold: (models / str(fold) / "weights.safetensors").read_bytes() for fold in FOLDS}
 
-    def has_begun(self, fold: int) -> bool:
-        """Whether a fold has a checkpoint to go on from."""
-        return (self.folder / "work" / "checkpoints" / str(fold) / "checkpoints.json").exists()
-
     def state(self, job: str) -> dict[str, str]:
         """What SLURM says of a job."""
         words = self.must("scontrol", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
+    def restarts(self, job: str) -> int:
+        """How often it was queued again."""
+        return int(self.state(job)["Restarts"])
+
+    def preempt(self, node: str) -> None:
+        """Let a job of more importance have a node, for which what trains there makes room."""
+        more = ["--partition=high", f"--nodelist={node}", "--exclusive", "--output=/dev/null"]
+        self.wait_for_job(self.must("sbatch", "--parsable", *more, "--wrap=sleep 1").strip())
+
     def wait_for_job(self, job: str) -> None:
         """Until it has ended well."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
-        wait_for(lambda: self.state(job)["JobState"] in over, f"job {job}", 400)
-        logs = "".join(log.read_text()[-3000:] for log in sorted(self.folder.glob("fvc-*.log")))
-        assert self.state(job)["JobState"] == "COMPLETED", logs
+        wait_for(lambda: self.state(job)["JobState"] in over, f"job {job}", 400, every_s=0.5)
+        assert self.state(job)["JobState"] == "COMPLETED"
 
 
 @pytest.fixture(scope="module")
@@ -134,35 +113,45 @@ def plain(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Copy:
 
 
 @pytest.fixture
-def untrained(plain: Copy, site: Site, tmp_path: Path, empty_store: Path) -> Copy:
+def untrained(plain: Copy, site: Site, tmp_path: Path, empty_store: Path) -> Iterator[Copy]:
     """The same, before the folds were trained."""
     copy = Copy(tmp_path / "fvc", site)
     shutil.copytree(plain.folder, copy.folder, symlinks=True)
     copy.forget_training(empty_store)
-    return copy
+    yield copy
+    # Shown by pytest where a test has failed.
+    for log in sorted(copy.folder.glob("fvc-*.log")):
+        sys.stdout.write(f"{log.name}:\n{log.read_text()[-3000:]}\n")
 
 
-def test_a_disturbed_array_ends_as_dvc_repro_does(plain: Copy, untrained: Copy) -> None:
-    said = untrained.must("bash", "cluster/pipeline.sbatch", "--open-mode=append").split()
-    before, array, after = said[-3:]
-    wait_for(lambda: all(map(untrained.has_begun, FOLDS)), "all folds to have begun", 300)
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """Where jobs say that they wait to be stopped."""
+    folder = tmp_path / "held"
+    folder.mkdir()
+    return folder
+
+
+def test_a_disturbed_array_ends_as_dvc_repro_does(plain: Copy, untrained: Copy, held: Path) -> None:
+    pipeline = ("bash", "cluster/pipeline.sbatch", "--open-mode=append")
+    before, array, after = untrained.must(*pipeline, HELD=str(held)).split()[-3:]
+    wait_for(lambda: len(list(held.iterdir())) == len(FOLDS), "all folds to wait", 300)
     tasks = [f"{array}_{fold}" for fold in FOLDS]
-    numbers = [untrained.state(task)["JobId"] for task in tasks]
-    untrained.must("scontrol", "requeue", numbers[0])
-    # One whole node for a job of more importance: what trains there has to make room.
-    node = untrained.state(numbers[1])["NodeList"]
-    more = ["--partition=high", f"--nodelist={node}", "--exclusive", "--output=/dev/null"]
-    urgent = untrained.must("sbatch", "--parsable", *more, "--wrap=sleep 1").split()[-1]
-    untrained.wait_for_job(urgent)
+    nodes = [untrained.state(task)["NodeList"] for task in tasks]
+    # What is preempted is all on a node: here a fold that has one for itself.
+    preempted, requeued, limited = sorted(FOLDS, key=lambda fold: nodes.count(nodes[fold]))
+    untrained.must("scontrol", "update", f"JobId={tasks[limited]}", "EndTime=now+2minutes")
+    untrained.must("scontrol", "requeue", tasks[requeued])
+    untrained.preempt(nodes[preempted])
+    wait_for(lambda: untrained.restarts(tasks[limited]), "the limit of time", every_s=0.5)
+    untrained.must("scontrol", "update", f"JobId={tasks[limited]}", "TimeLimit=60")
     untrained.wait_for_job(after)
-    restarts = [int(untrained.state(number)["Restarts"]) for number in numbers]
-    assert min(restarts[:2]) >= 1, "it was neither queued again nor preempted"
-    logs = [untrained.folder / f"fvc-train-{array}_{fold}.log" for fold in FOLDS]
-    assert "was stopped after" in logs[1].read_text(), "preempted without a last checkpoint"
+    assert list(map(untrained.restarts, tasks)) == [1, 1, 1], "not only what was disturbed"
+    for fold in (preempted, limited):
+        log = (untrained.folder / f"fvc-train-{array}_{fold}.log").read_text()
+        assert "was stopped after" in log, "stopped without a last checkpoint"
     assert untrained.weights() == plain.weights()
-    client = MlflowClient(f"sqlite:///{untrained.folder}/mlflow.db")
-    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    folds = [run for run in runs if run.data.tags.get("fvc.kind") == "fold"]
+    folds = [run for run in untrained.runs().values() if run.data.tags.get("fvc.kind") == "fold"]
     assert sorted(run.data.tags["fvc.fold"] for run in folds) == ["0", "1", "2"]
     assert {run.info.status for run in folds} == {"FINISHED"}
     assert "up to date" in untrained.must("dvc", "status")
@@ -170,11 +159,23 @@ def test_a_disturbed_array_ends_as_dvc_repro_does(plain: Copy, untrained: Copy) 
     assert untrained.state(before)["JobState"] == "COMPLETED"
 
 
-def test_two_nodes_train_one_fold(plain: Copy, untrained: Copy) -> None:
-    array = untrained.must("sbatch", "--parsable", "--nodes=2", "--array=1", "cluster/train.sbatch")
-    untrained.wait_for_job(f"{array.strip()}_1")
-    log = (untrained.folder / f"fvc-train-{array.strip()}_1.log").read_text()
+def test_two_nodes_train_one_fold_as_two_processes_of_one_do(
+    untrained: Copy, site: Site, tmp_path: Path, held: Path
+) -> None:
+    reference = Copy(tmp_path / "reference", site)
+    shutil.copytree(untrained.folder, reference.folder, symlinks=True)
+    ranks = ("torchrun", "--standalone", "--nproc-per-node=2", "-m", "fvc", "train", "--fold", "1")
+    reference.must(*ranks)
+    job = ("sbatch", "--parsable", "--nodes=2", "--array=1", "cluster/train.sbatch")
+    task = f"{untrained.must(*job, HELD=str(held)).strip()}_1"
+    wait_for(lambda: len(list(held.iterdir())) == 2, "both nodes to wait", 300)
+    untrained.preempt("n1")
+    untrained.wait_for_job(task)
+    assert untrained.restarts(task) == 1
+    log = (untrained.folder / f"fvc-train-{task}.log").read_text()
     assert log.count("fvc train@1 took") == 1, "each node has trained by itself"
-    [mine, theirs] = [copy.folder / "work" / "models" / "1" for copy in (untrained, plain)]
-    assert {path.name for path in mine.iterdir()} == {path.name for path in theirs.iterdir()}
+    assert "was stopped after" in log, "stopped without a last checkpoint"
+    models = [copy.folder / "work" / "models" / "1" for copy in (untrained, reference)]
+    mine, theirs = [{path.name: path.read_bytes() for path in each.iterdir()} for each in models]
+    assert mine == theirs
     assert "up to date" in untrained.must("dvc", "status", "train@1")

@@ -21,6 +21,7 @@ munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" \
     --pid-file="$folder/munged.pid" --log-file="$folder/munged.log" --seed-file="$folder/munge.seed" 2>/dev/null
 
 # cred_expire: a job is queued again once its credentials have expired, which takes 2 minutes otherwise.
+# MinJobAge: jobs that have ended stay known, whatever a machine takes for the rest.
 # GraceTime: how long a job of `low` has, from SIGTERM on, when one of `high` takes its place.
 cat >"$folder/slurm.conf" <<CONF
 ClusterName=tests
@@ -49,6 +50,7 @@ StateSaveLocation=$folder/state
 SlurmctldLogFile=$folder/slurmctld.log
 SlurmdLogFile=$folder/%n.log
 JobRequeue=1
+MinJobAge=100000
 KillWait=5
 ReturnToService=2
 PreemptType=preempt/partition_prio
