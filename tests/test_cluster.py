@@ -27,10 +27,9 @@ from items import (
     write_pid,
 )
 
-from fvc import cluster, schedulers
 from fvc.errors import FvcError
-from fvc.isolation import Failure
-from fvc.pool import ENGINE, run_isolated
+from fvc.pool import ENGINE, cluster, run_isolated, schedulers
+from fvc.pool.isolation import Failure
 from fvc.video import VideoError
 
 
@@ -223,7 +222,7 @@ def test_an_unknown_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dask", None)
-    for module in ("fvc.cluster", "fvc.schedulers"):
+    for module in ("fvc.pool.cluster", "fvc.pool.schedulers"):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setenv(ENGINE, "slurm")
     with pytest.raises(FvcError, match=r"dask is not installed. Run 'pip install .\[cluster\]'"):

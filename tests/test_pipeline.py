@@ -127,10 +127,15 @@ DOORS = {
     "zipfile": {"clip_files.py", "demo/corpus.py"},
     "pyzipper": {"archives/entries.py", "archives/reading.py"},
     "_zipdecrypter": {"archives/reading.py"},
-    "dask": {"schedulers.py"},
-    "distributed": {"chunks.py", "cluster.py", "schedulers.py"},
+    "dask": {"pool/schedulers.py"},
+    "distributed": {"pool/chunks.py", "pool/cluster.py", "pool/schedulers.py"},
     "multiprocessing": {
-        *("pool.py", "isolation.py", "serving/decoders.py", "serving/decoder_process.py")
+        *(
+            "pool/__init__.py",
+            "pool/isolation.py",
+            "serving/decoders.py",
+            "serving/decoder_process.py",
+        )
     },
     "mlflow": {
         *("tracking/__init__.py", "tracking/store.py", "tracking/finished.py"),

@@ -30,10 +30,10 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 from tqdm import tqdm
 
-from fvc.chunks import Call, Done, Parcel, run_chunk
 from fvc.errors import FvcError
-from fvc.isolation import Failure, Limits, StartError
-from fvc.schedulers import connected
+from fvc.pool.chunks import Call, Done, Parcel, run_chunk
+from fvc.pool.isolation import Failure, Limits, StartError
+from fvc.pool.schedulers import connected
 
 Item = TypeVar("Item")
 

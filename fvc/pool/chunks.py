@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fvc.errors import FvcError
-from fvc.isolation import Limits, Seat
+from fvc.pool.isolation import Limits, Seat
 
 IDLE_S = 10.0
 """After that long without an item, a seat gives its process up."""

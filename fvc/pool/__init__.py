@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from fvc.errors import FvcError
-from fvc.isolation import ENGINE, Failure, Killed, Limits, Worker, assign, collect, end, start
+from fvc.pool.isolation import ENGINE, Failure, Killed, Limits, Worker, assign, collect, end, start
 from fvc.video import VideoError
 
 __all__ = ["ENGINE", "Failure", "run_isolated"]
@@ -71,7 +71,7 @@ def _cluster(engine: str) -> Any:
     computed, so no stage depends on that module, and few have Dask.
     """
     try:
-        return importlib.import_module("fvc.cluster")
+        return importlib.import_module("fvc.pool.cluster")
     except ModuleNotFoundError as error:
         cause = f"is '{engine}', for which {error.name} is not installed"
         raise FvcError(ENGINE, cause, "Run 'pip install .[cluster]', or unset it") from error

@@ -11,7 +11,7 @@ from dask_jobqueue import SLURMCluster
 from distributed import Client, Status
 
 from fvc.errors import FvcError
-from fvc.isolation import ENGINE
+from fvc.pool.isolation import ENGINE
 
 CONNECT_S = 15.0
 """A scheduler that has not answered by then is not there."""
