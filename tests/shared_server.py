@@ -1,10 +1,12 @@
-"""A real shared MLflow server, as cluster.md has it: PostgreSQL, an S3 endpoint, users, roles."""
+"""A real shared MLflow server, as cluster.md has it: PostgreSQL, S3, users, roles, a proxy."""
 
 import getpass
 import os
 import re
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from pathlib import Path
 import boto3
 import psycopg
 from http_server import free_port, is_up
+from proxying import NGINX
 from source_tree import ROOT
 
 ADMIN = ("admin", "a long password of the admin")
@@ -24,7 +27,8 @@ READER = ("reader", "a long password of a reader")
 STORE = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 """What only those who reach the object store themselves have in their environment."""
 
-
+NAME = "mlflow.example.org"
+"""What docs/cluster.md calls the server."""
 DOCUMENTED = "postgresql+psycopg://mlflow@db.example.org"
 """Where docs/cluster.md has the databases."""
 
@@ -52,17 +56,19 @@ def postgres() -> Iterator[int]:
         as_user = ("runuser", "-u", "postgres", "--")
     data, port = folder / "data", free_port()
 
+    commands, log = folder.parent / f"{folder.name}.log", folder / "server.log"
+
     def run(program: str, *words: str) -> None:
         command = [*as_user, str(POSTGRES / program), *words]
-        with (folder.parent / f"{folder.name}.log").open("a") as log:
-            subprocess.run(command, cwd="/", check=True, stdout=log, stderr=log)
+        with commands.open("a") as said:
+            done = subprocess.run(command, cwd="/", stdout=said, stderr=said, check=False)
+        logs = [path.read_text(errors="replace") for path in (commands, log) if path.exists()]
+        assert done.returncode == 0, "\n".join([f"{shlex.join(command)} failed:", *logs])
 
     try:
-        user = "postgres" if as_user else getpass.getuser()
         run("initdb", "-D", str(data), "-U", "mlflow", "-A", "trust", "-N", "--locale=C.UTF-8")
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {folder}"
-        log = str(folder / f"{user}.log")
-        run("pg_ctl", "-D", str(data), "-l", log, "-o", options, "-w", "start")
+        run("pg_ctl", "-D", str(data), "-l", str(log), "-o", options, "-w", "start")
         try:
             with psycopg.connect(
                 f"host=127.0.0.1 port={port} user=mlflow dbname=postgres", autocommit=True
@@ -74,7 +80,7 @@ def postgres() -> Iterator[int]:
             run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(folder)
-        (folder.parent / f"{folder.name}.log").unlink(missing_ok=True)
+        commands.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -130,18 +136,30 @@ class SharedServer:
             "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "a secret of the server",
         }
-        self._command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
-            *("--port", str(self.port), "--workers", "2", "--app-name", "basic-auth"),
-            *("--backend-store-uri", f"{address}/mlflow"),
-            *("--serve-artifacts", "--artifacts-destination", f"s3://{bucket}/mlflow"),
-        ]
+        [command] = re.findall(r"^mlflow server (.*?)\n```", documented(), re.DOTALL | re.MULTILINE)
+        ours = {
+            "--port 5000": f"--port {self.port}",
+            "--workers 4": "--workers 2",
+            # The other tests ask it without a proxy.
+            f"--allowed-hosts {NAME}": f"--allowed-hosts {NAME},127.0.0.1:{self.port}",
+            DOCUMENTED: address,
+            "s3://fvc-artifacts": f"s3://{bucket}",
+        }
+        for theirs, own in ours.items():
+            assert theirs in command, f"docs/cluster.md has no {theirs}"
+            command = command.replace(theirs, own)
+        words = shlex.split(command.replace("\\\n", " "))
+        self._command = [sys.executable, "-m", "mlflow", "server", *words]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def full(self) -> Path:
         """While this file exists, the bucket takes nothing more."""
         return self.folder / "full"
+
+    def signed_requests(self) -> int:
+        """How often somebody came to the object store with an address that the server signed."""
+        return (self.folder / "s3.log").read_text().count("X-Amz-Signature=")
 
     def start(self, wait_s: float = 180) -> None:
         """Start it, and wait until it answers."""
@@ -232,3 +250,66 @@ def shared_server(folder: Path, bucket: str = "fvc-artifacts") -> Iterator[Share
         server.start()
         give_roles(server)
         yield server
+
+
+PROXY = """
+daemon off;
+user {user};
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/bodies;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+{server}
+}}
+"""
+
+
+@contextmanager
+def behind_nginx(
+    server: SharedServer, folder: Path, changes: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, Path]]:
+    """The port of an nginx with the lines of docs/cluster.md, with changes; its certificate."""
+    [lines] = re.findall(r"```nginx\n(.*?)```", documented(), re.DOTALL)
+    folder.mkdir()
+    certificate, key, port = folder / "mlflow.pem", folder / "mlflow.key", free_port()
+    make = "openssl req -x509 -nodes -newkey rsa:2048 -days 2"
+    names = ["-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make.split(), *names, *files], check=True, capture_output=True)
+    ours = {
+        "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
+        "/etc/ssl/certs/mlflow.pem": str(certificate),
+        "/etc/ssl/private/mlflow.key": str(key),
+        "http://127.0.0.1:5000": server.uri,
+        **(changes or {}),
+    }
+    for theirs, own in ours.items():
+        assert theirs in lines, f"docs/cluster.md has no {theirs}"
+        lines = lines.replace(theirs, own)
+    configuration = folder / "nginx.conf"
+    configuration.write_text(PROXY.format(user=getpass.getuser(), folder=folder, server=lines))
+    proxy = subprocess.Popen([str(NGINX), "-c", str(configuration), "-p", str(folder)])
+    try:
+        deadline = time.monotonic() + 30
+        while not _listens(port):
+            assert proxy.poll() is None, (folder / "error.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield port, certificate
+    finally:
+        proxy.terminate()
+        proxy.wait(30)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True

@@ -1,31 +1,46 @@
 """A shared MLflow server, used by those who have a name and a password and nothing of its store."""
 
 import base64
+import http.client
 import json
+import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clones import Clone, clone_of, make_small
 from http_server import served
 from logging_worker import SERIES
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from proxying import ABSENT as NO_NGINX
+from proxying import NGINX
 from shared_server import (
     ABSENT,
+    NAME,
     POSTGRES,
     READER,
     TRAINER,
     SharedServer,
     acting_as,
+    behind_nginx,
     client,
     own_environment,
+    setting,
     shared_server,
 )
 from source_tree import ROOT
+
+from fvc.tracking.answers import refusal
+from fvc.tracking.sending import Calls
+from fvc.tracking.waiting import send_waiting, waiting_run
 
 pytestmark = [
     pytest.mark.slow,
@@ -177,12 +192,12 @@ def test_the_pipeline_has_its_runs_files_and_versions_on_the_server(
     assert "up to date" in clone.must("dvc", "repro")
 
 
+@pytest.mark.parametrize("downloads", [{}, {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}])
 def test_who_may_only_read_can_serve_the_champion(
-    clone: Clone, server: SharedServer, tmp_path: Path
+    clone: Clone, server: SharedServer, tmp_path: Path, downloads: dict[str, str]
 ) -> None:
-    environment = own_environment() | server.environment(READER)
-    # Without it, files come from the store itself, by addresses that the server signs.
-    environment["MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"] = "false"
+    environment = own_environment() | server.environment(READER) | downloads
+    signed = server.signed_requests()
     video = next((clone.folder / "work/videos").rglob("video.*"))
     record = {"video": base64.b64encode(video.read_bytes()).decode()}
     body = json.dumps({"dataframe_records": [record]}).encode()
@@ -194,6 +209,130 @@ def test_who_may_only_read_can_serve_the_champion(
             [answer] = json.load(reply)["predictions"]
     assert answer["error"] is None
     assert answer["verdict"] in ("real", "fake", "uncertain")
+    # Unless told otherwise, files come from the store itself, by addresses that the server signs.
+    assert (server.signed_requests() > signed) is not bool(downloads)
+
+
+@pytest.fixture
+def name_leads_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a name server would do for the address of the server."""
+    find = socket.getaddrinfo
+
+    def found(host: str, *args: Any, **kwargs: Any) -> Any:
+        return find("127.0.0.1" if host == NAME else host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
+def ask_as_a_page(port: int, certificate: Path, origin: str) -> tuple[int, bytes]:
+    """What a browser gets for what MLflow's list of runs asks, from a page of that origin."""
+    trusted = ssl.create_default_context(cafile=str(certificate))
+    connection = http.client.HTTPSConnection(NAME, port, context=trusted, timeout=60)
+    password = base64.b64encode(":".join(TRAINER).encode()).decode()
+    headers = {
+        "Host": NAME,
+        "Origin": origin,
+        "Authorization": f"Basic {password}",
+        "Content-Type": "application/json",
+    }
+    with closing(connection):
+        body = json.dumps({"experiment_ids": ["0"]})
+        connection.request("POST", "/ajax-api/2.0/mlflow/runs/search", body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@pytest.mark.skipif(NGINX is None, reason=NO_NGINX)
+@pytest.mark.usefixtures("name_leads_here")
+def test_behind_nginx_programs_and_pages_reach_it_by_its_name(
+    server: SharedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(bytes(3 * 2**20))
+    with behind_nginx(server, tmp_path / "nginx") as (port, certificate):
+        assert ask_as_a_page(port, certificate, f"https://{NAME}")[0] == 200
+        refused = ask_as_a_page(port, certificate, "https://elsewhere.example.org")
+        assert refused == (403, b"Cross-origin request blocked")
+        with through(server, port, certificate) as client:
+            run_id = client.create_run("0").info.run_id
+            with waiting_run(client, run_id) as run:
+                run.log_file(checkpoint)
+            [file] = client.list_artifacts(run_id)
+            assert (file.path, file.file_size) == (checkpoint.name, 3 * 2**20)
+
+
+@contextmanager
+def through(server: SharedServer, port: int, certificate: Path) -> Iterator[MlflowClient]:
+    """A trainer who has the proxy's address, with no tries but the first."""
+    address = f"https://{NAME}:{port}"
+    ours = {
+        "MLFLOW_TRACKING_URI": address,
+        "MLFLOW_TRACKING_SERVER_CERT_PATH": str(certificate),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    with acting_as(server, TRAINER), setting(ours):
+        yield MlflowClient(address)
+
+
+@pytest.mark.skipif(NGINX is None, reason=NO_NGINX)
+@pytest.mark.usefixtures("name_leads_here")
+def test_a_proxy_that_hides_the_name_or_limits_files_is_known(
+    server: SharedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(bytes(3 * 2**20))
+    hidden = {"Host $host;": "Host inside.example.org;"}
+    with (
+        behind_nginx(server, tmp_path / "hidden", hidden) as (port, certificate),
+        through(server, port, certificate) as client,
+        pytest.raises(MlflowException) as unknown,
+    ):
+        client.create_run("0")
+    assert "was not told that it is called so (403)" in str(refusal(unknown.value))
+    short = {"client_max_body_size 0;": ""}
+    with (
+        behind_nginx(server, tmp_path / "short", short) as (port, certificate),
+        through(server, port, certificate) as client,
+    ):
+        run_id = client.create_run("0").info.run_id
+        with waiting_run(client, run_id) as run:
+            run.log_file(checkpoint)
+            run.set_tags({"after": "it"})
+        ended = client.get_run(run_id)
+    assert (ended.info.status, ended.data.tags["after"]) == ("FINISHED", "it")
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: 1 calls to MLflow were refused for good and are kept in ")
+    assert "takes nothing so long (413)" in line
+    kept = tmp_path / "work/runs/refused" / run_id
+    kept.rename(tmp_path / "work/runs/waiting" / run_id)
+    done = send(tmp_path, own_environment() | server.environment())
+    assert done.stderr == "send: sent what waited, of 1 runs\n"
+    with acting_as(server, TRAINER):
+        [file] = MlflowClient(server.uri).list_artifacts(run_id)
+    assert file.file_size == 3 * 2**20
+
+
+def test_what_waits_for_a_run_that_is_gone_holds_up_nobody(
+    store: MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_id = store.create_run("0").info.run_id
+    for number in (run_id, "0" * 32):
+        Calls(tmp_path / "work/runs/waiting" / number).add("set_tags", tags={"a": "b"})
+    store.delete_run(run_id)
+    assert send_waiting(store, "of an evaluation") == 1
+    absent, deleted = capsys.readouterr().err.splitlines()
+    # A server with users does not say that it has no such run.
+    assert "refuses this to this user (403)" in absent
+    assert "refused for good" in deleted
 
 
 @pytest.mark.parametrize(
