@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
@@ -40,25 +41,40 @@ def only_one(name: str, locks: Path) -> Iterator[None]:
     """Hold the lock of one piece of work for the length of the block.
 
     The lock is the kernel's (flock), so it ends with the process however that
-    dies; the file only says who holds it.
+    dies; the file only says who holds it, and goes with the block.
 
     Raises:
         FvcError: Another process holds it.
     """
     locks.mkdir(parents=True, exist_ok=True)
     path = locks / f"{name}.lock"
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            remedy = "Wait for it to end, or stop it"
-            raise FvcError(name, f"is already running ({holder})", remedy) from None
+    with _locked(path, name) as lock:
         lock.truncate(0)
         lock.write(f"process {os.getpid()}")
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path, name: str) -> TextIO:
+    """The open file of a lock that is held."""
+    while True:
+        lock = path.open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it until now may have removed it in between: then it locks nothing.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                    return lock
+            lock.close()
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            remedy = "Wait for it to end, or stop it"
+            raise FvcError(name, f"is already running ({holder})", remedy) from None
 
 
 def end_with_parent() -> None:

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,6 +29,27 @@ def test_a_second_holder_is_refused_and_told_who_holds_it(tmp_path: Path) -> Non
         with process.only_one("index", tmp_path):
             pass
     again()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_its_last_holder_removed_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lock = tmp_path / "split.lock", fcntl.flock
+
+    def remove_before(*arguments: Any) -> None:
+        monkeypatch.undo()
+        path.unlink()
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", remove_before)
+    with process.only_one("split", tmp_path):
+        assert path.read_text() == f"process {os.getpid()}"
+        with (
+            pytest.raises(FvcError, match="is already running"),
+            process.only_one("split", tmp_path),
+        ):
+            pass
 
 
 CHILD = """
