@@ -1,6 +1,6 @@
 """What each stage takes for a thousand videos: CPU time, bytes, and dollars at assumed prices.
 
-    python benchmarks/stage_costs.py                          # an hour of CPU time
+    python benchmarks/stage_costs.py                          # six minutes of CPU time
     python benchmarks/stage_costs.py --videos 24 --copies 1              # a quick look
 
 The stages run as processes on a demo corpus; those whose work grows with the video also on larger
