@@ -25,7 +25,6 @@ from fvc.files import sha256_of
 PIPELINE = Path("dvc.yaml")
 WRONG_USAGE = 2
 """What argparse exits with, after it has said what is wrong."""
-LOCKS = Path("work/locks")
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What may happen to any stage wherever it writes."""
 SETTABLE: Mapping[str, Mapping[str, str]] = {
@@ -103,7 +102,7 @@ def _run(command: str, flags: list[str]) -> int:
     # Processes that torchrun started do one piece of work together, and the first one holds it.
     speaks = process.is_first_rank()
     alone = locked in pipeline and not helps and speaks
-    with process.only_one(lock, LOCKS) if alone else nullcontext():
+    with process.only_one(lock, process.LOCKS) if alone else nullcontext():
         _call(command, [*filled, *flags])
     if planned is not None and speaks:
         sys.stderr.write(f"fvc {name} took {time.monotonic() - started:.1f} s\n")

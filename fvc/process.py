@@ -19,6 +19,9 @@ from fvc.errors import FvcError
 
 MIB = 2**20
 
+LOCKS = Path("work/locks")
+"""Below the root of the repository: who does what."""
+
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "env"}
 PR_SET_PDEATHSIG = 1
 POLL_S = 1.0
@@ -37,18 +40,23 @@ def is_first_rank() -> bool:
 
 
 @contextmanager
-def only_one(name: str, locks: Path) -> Iterator[None]:
+def only_one(name: str, locks: Path, *, waits: bool = False) -> Iterator[None]:
     """Hold the lock of one piece of work for the length of the block.
 
     The lock is the kernel's (flock), so it ends with the process however that
     dies; the file only says who holds it, and goes with the block.
+
+    Args:
+        name: Of the work.
+        locks: Folder of the locks.
+        waits: Wait for another holder, in place of raising.
 
     Raises:
         FvcError: Another process holds it.
     """
     locks.mkdir(parents=True, exist_ok=True)
     path = locks / f"{name}.lock"
-    with _locked(path, name) as lock:
+    with _locked(path, name, waits) as lock:
         lock.truncate(0)
         lock.write(f"process {os.getpid()}")
         lock.flush()
@@ -58,12 +66,12 @@ def only_one(name: str, locks: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _locked(path: Path, name: str) -> TextIO:
+def _locked(path: Path, name: str, waits: bool) -> TextIO:
     """The open file of a lock that is held."""
     while True:
         lock = path.open("a+")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
             # Whoever held it until now may have removed it in between: then it locks nothing.
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.stat(), os.fstat(lock.fileno())):

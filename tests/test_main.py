@@ -9,7 +9,7 @@ import yaml
 from source_tree import ROOT
 
 from fvc import process
-from fvc.__main__ import LOCKS, SETTABLE, main, planned_flags, stage_commands
+from fvc.__main__ import SETTABLE, main, planned_flags, stage_commands
 from fvc.errors import FvcError
 
 
@@ -136,12 +136,14 @@ class Trainings:
         self.models.append(args.model)
         self.checkpoints.append(args.checkpoints)
         self.notes.append(args.runs)
-        self.locks.append({path.stem for path in LOCKS.glob("*.lock") if is_held(path.stem)})
+        self.locks.append(
+            {path.stem for path in process.LOCKS.glob("*.lock") if is_held(path.stem)}
+        )
 
 
 def is_held(name: str) -> bool:
     try:
-        with process.only_one(name, LOCKS):
+        with process.only_one(name, process.LOCKS):
             return False
     except FvcError:
         return True
@@ -216,7 +218,7 @@ def test_only_equal_trainings_exclude_each_other(trainings: Trainings) -> None:
         assert main(["train", "--fold", "0", *flags]) == 0
     [first], [second], [own] = trainings.locks
     assert len({first, second, own}) == 3
-    with process.only_one(first, LOCKS):
+    with process.only_one(first, process.LOCKS):
         assert main(["train", "--fold", "0", "--set", "train.epochs=1"]) == 1
         assert main(["train", "--fold", "0", "--set", "train.epochs=2"]) == 0
         assert main(["train", "--fold", "0"]) == 0
@@ -257,7 +259,7 @@ def test_the_first_process_of_torchrun_holds_the_lock_and_says_what_it_took(
     for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     if rank:
-        with process.only_one("train@0", LOCKS):
+        with process.only_one("train@0", process.LOCKS):
             assert main(["train", "--fold", "0"]) == 0
     else:
         assert main(["train", "--fold", "0"]) == 0

@@ -9,7 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from fvc import process
-from fvc.__main__ import LOCKS, main
+from fvc.__main__ import main
 from fvc.errors import FvcError
 from fvc.stages import rollback
 from fvc.tracking import registry
@@ -118,7 +118,7 @@ def test_it_takes_turns_with_a_registration(
     pipeline = "stages:\n  register:\n    cmd: python -m fvc register\n"
     (tmp_path / "dvc.yaml").write_text(pipeline)
     before = state(versions)
-    with process.only_one("register", LOCKS):
+    with process.only_one("register", process.LOCKS):
         assert main(["rollback"]) == 1
     assert "register: is already running" in capsys.readouterr().err
     assert state(versions) == before

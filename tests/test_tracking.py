@@ -1,4 +1,6 @@
+import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -347,3 +349,35 @@ def test_a_seed_left_to_the_file_is_logged_all_the_same(
         seeds[given] = {key: params[key] for key in ("seed", "fvc.seed") if key in params}
     left = {"seed": "params.yaml", "fvc.seed": "0"}
     assert seeds == {"params.yaml": left, "0": {"seed": "0"}}
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from fvc.tracking.store import connect, experiment_id
+
+Path(sys.argv[1]).touch()
+while len(list(Path.cwd().glob("ready-*"))) < 3:
+    pass
+print(experiment_id(connect()))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_begin_at_once_make_one_store(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    outside = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, f"ready-{number}"],
+            cwd=tmp_path,
+            env=outside,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert len({out for out, _ in said}) == 1

@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from fvc.errors import FvcError
+from fvc.process import LOCKS, only_one
 from fvc.tracking.answers import is_absent, store_name
 
 PARENT_VARIABLE = "FVC_PARENT_RUN_ID"
@@ -48,6 +49,9 @@ def connect() -> MlflowClient:
             cause = "is in no repository with a dvc.yaml, so no MLflow store is known"
             raise FvcError(Path.cwd(), cause, "Run from the repository, or set MLFLOW_TRACKING_URI")
         mlflow.set_tracking_uri(_own_store(root))
+        # Of processes that have MLflow make the tables of a new store at once, all but one fail.
+        with only_one("mlflow", root / LOCKS, waits=True):
+            MlflowClient().search_experiments(max_results=1)
     return MlflowClient()
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from fvc.errors import FvcError, Stopped
-from fvc.process import only_one
+from fvc.process import LOCKS, only_one
 from fvc.tracking.answers import REFUSALS, is_absent, is_away, reason, store_name
 from fvc.tracking.open_run import OpenRun, now_ms
 from fvc.tracking.sending import Calls, Sender
 from fvc.tracking.store import repository_root
 
-WAITING, LOCKS = Path("work/runs/waiting"), Path("work/locks")
+WAITING = Path("work/runs/waiting")
 """Below the root of the repository."""
 
 PATIENCE_S = 60.0
