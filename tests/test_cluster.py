@@ -1,11 +1,12 @@
 """The workers of Dask in place of this machine's: the same results, and what happens to them."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -161,12 +162,37 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import items
+from fvc.errors import FvcError
 from fvc.pool import run_isolated
 
 if __name__ == "__main__":
     pids = [(number, Path.cwd()) for number in (1, 2)]
-    list(run_isolated(items.write_pid, pids, timeout_s=90.0, description="test"))
+    try:
+        list(run_isolated(items.write_pid, pids, timeout_s=90.0, description="test"))
+    except FvcError as error:
+        sys.exit(f"error: {{error}}")
 """
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_is_one_clear_line(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(tests=str(Path(__file__).parent)))
+    with ExitStack() as stack:
+        running = stack.enter_context(dask_cluster(tmp_path, num_workers=1))
+        parent = subprocess.Popen(
+            [sys.executable, script],
+            cwd=tmp_path,
+            env={**os.environ, ENGINE: running},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for_pid(tmp_path / "1.pid")
+        stack.close()
+        _, said = parent.communicate(timeout=90)
+    assert parent.returncode == 1, said
+    assert "error: Dask's scheduler: has gone, and with it what was running. Start it" in said, said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow
@@ -214,9 +240,16 @@ def test_no_scheduler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None
         run(square, range(3))
 
 
-def test_an_unknown_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ENGINE, "kubernetes")
-    with pytest.raises(FvcError, match=r"^FVC_CLUSTER: is 'kubernetes', which is neither"):
+@pytest.mark.parametrize("engine", ["kubernetes", "tcp://127.0.0.1", "tcp://"])
+def test_an_unknown_engine_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setenv(ENGINE, engine)
+    with pytest.raises(FvcError, match=rf"^FVC_CLUSTER: is '{engine}', which is neither"):
+        run(square, range(3))
+
+
+def test_tls_needs_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENGINE, "tls://127.0.0.1:8786")
+    with pytest.raises(FvcError, match=r"asks for TLS, .* has no distributed.comm.tls.ca-file"):
         run(square, range(3))
 
 
@@ -225,7 +258,7 @@ def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) 
     for module in ("fvc.pool.cluster", "fvc.pool.schedulers"):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setenv(ENGINE, "slurm")
-    with pytest.raises(FvcError, match=r"dask is not installed. Run 'pip install .\[cluster\]'"):
+    with pytest.raises(FvcError, match=r"dask is not installed\. Run 'make setup', which has"):
         run(square, range(3))
 
 

@@ -74,7 +74,9 @@ def _cluster(engine: str) -> Any:
         return importlib.import_module("fvc.pool.cluster")
     except ModuleNotFoundError as error:
         cause = f"is '{engine}', for which {error.name} is not installed"
-        raise FvcError(ENGINE, cause, "Run 'pip install .[cluster]', or unset it") from error
+        raise FvcError(
+            ENGINE, cause, "Run 'make setup', which has the extra, or unset it"
+        ) from error
 
 
 def _run_here(

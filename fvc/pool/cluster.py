@@ -45,6 +45,8 @@ FETCH_S = 30.0
 """Longest wait for a finished chunk's results; its worker may be lost just then."""
 REFRESH_S = 5.0
 """How often it is asked which workers there are, and jobs that have gone are submitted again."""
+TELL_S = 10.0
+"""After so long without a worker, a line says so."""
 TOGETHER_S = 15.0
 """Workers lost within this time of each other were lost together."""
 MOST_LOST = 5
@@ -150,9 +152,11 @@ class _Run(Generic[Item]):
 
     def refresh(self) -> None:
         """Learn which workers there are."""
-        found = self.client.scheduler_info()["workers"]
+        found = self.client.scheduler_info().get("workers", {})
         if self.client.status == "closed":
             raise _scheduler_gone()
+        if self.client.status != "running":
+            return
         # One that is paused or about to leave would begin nothing.
         self.workers = {
             address: worker["nthreads"]
@@ -333,12 +337,16 @@ def run(
         stack.callback(run.leave)
         progress = stack.enter_context(tqdm(total=len(items), desc=description, unit=" videos"))
         refreshed_s, num_left = -REFRESH_S, len(items)
+        began_s, is_told = time.monotonic(), False
         while num_left:
             if time.monotonic() - refreshed_s >= REFRESH_S:
                 keep_up()
                 run.refresh()
                 refreshed_s = time.monotonic()
-                progress.set_postfix_str("" if run.workers else "waiting for workers")
+            progress.set_postfix_str("" if run.workers else "waiting for workers", refresh=False)
+            if not run.workers and not is_told and time.monotonic() - began_s > TELL_S:
+                is_told = True
+                logger.warning("%s has no worker yet: this waits until one joins", engine)
             run.fill()
             outcomes = run.attend(refreshed_s + REFRESH_S - time.monotonic()) + run.judge()
             # Before the caller gets its results, so that the worker never idles meanwhile.

@@ -1,6 +1,7 @@
 """Dask's schedulers: one that somebody started, or our own, whose workers are SLURM's jobs."""
 
 import logging
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,8 @@ from distributed import Client, Status
 from fvc.errors import FvcError
 from fvc.pool.isolation import ENGINE
 
+ADDRESS = re.compile(r"(tcp|tls)://\S+:\d+")
+CERTIFICATES = "distributed.comm.tls.ca-file"
 CONNECT_S = 15.0
 """A scheduler that has not answered by then is not there."""
 JOBS = "fvc.jobs"
@@ -30,13 +33,21 @@ def connected(engine: str) -> Iterator[tuple[Client, Callable[[], None]]]:
     """A client of the engine's scheduler, and what has to be called every few seconds."""
     address: Any
     keep_up: Callable[[], None]
+    # Of a scheduler that has gone it shows its own frames, before our one line.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         address, keep_up = engine, _nothing
         if engine == "slurm":
             address, keep_up = stack.enter_context(_slurm())
-        elif not engine.startswith(("tcp://", "tls://")):
-            cause = f"is '{engine}', which is neither local, slurm nor tcp://host:port"
+        elif not ADDRESS.fullmatch(engine):
+            cause = (
+                f"is '{engine}', which is neither local, slurm, tcp://host:port nor tls://host:port"
+            )
             raise FvcError(ENGINE, cause, "Set it to one of these, or unset it")
+        elif engine.startswith("tls://") and not dask.config.get(CERTIFICATES, None):
+            cause = f"asks for TLS, and Dask's configuration has no {CERTIFICATES}"
+            remedy = "Set it, or DASK_DISTRIBUTED__COMM__TLS__CA_FILE, and those of the client"
+            raise FvcError(engine, cause, remedy)
         try:
             client = Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
