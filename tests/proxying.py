@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,34 +30,39 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-{lines}
-    }}
+{server}
 }}
 """
 
 
 @contextmanager
+def nginx(folder: Path, server: str, is_there: Callable[[], bool]) -> Iterator[None]:
+    """An nginx with one server, once it is there; its files go to `folder`."""
+    configuration = folder / "nginx.conf"
+    text = CONFIGURATION.format(folder=folder, server=server, user=getpass.getuser())
+    configuration.write_text(text)
+    process = subprocess.Popen([str(NGINX), "-c", str(configuration), "-p", str(folder)])
+    try:
+        deadline = time.monotonic() + 30
+        while not is_there():
+            log = folder / "error.log"
+            assert process.poll() is None, log.read_text() if log.exists() else "no log"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
 def proxied(port_behind: int, folder: Path) -> Iterator[int]:
-    """The port on which nginx passes requests on to another port; its files go to `folder`."""
+    """The port on which nginx, with the lines of docs/serving.md, passes requests on to another."""
     text = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
     [lines] = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
     assert DOCUMENTED in lines
     lines = lines.replace(DOCUMENTED, f"127.0.0.1:{port_behind}")
     port = free_port()
-    configuration = folder / "nginx.conf"
-    configuration.write_text(
-        CONFIGURATION.format(folder=folder, port=port, lines=lines, user=getpass.getuser())
-    )
-    server = subprocess.Popen([str(NGINX), "-c", str(configuration), "-p", str(folder)])
-    try:
-        deadline = time.monotonic() + 30
-        while not is_up(f"http://127.0.0.1:{port}/ping"):
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    server = f"server {{\nlisten 127.0.0.1:{port};\n{lines}\n}}"
+    with nginx(folder, server, lambda: is_up(f"http://127.0.0.1:{port}/ping")):
         yield port
-    finally:
-        server.terminate()
-        server.wait(30)

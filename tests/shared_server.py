@@ -1,6 +1,5 @@
 """A real shared MLflow server, as cluster.md has it: PostgreSQL, S3, users, roles, a proxy."""
 
-import getpass
 import os
 import re
 import shlex
@@ -18,7 +17,7 @@ from pathlib import Path
 import boto3
 import psycopg
 from http_server import free_port, is_up
-from proxying import NGINX
+from proxying import nginx
 from source_tree import ROOT
 
 ADMIN = ("admin", "a long password of the admin")
@@ -252,24 +251,6 @@ def shared_server(folder: Path, bucket: str = "fvc-artifacts") -> Iterator[Share
         yield server
 
 
-PROXY = """
-daemon off;
-user {user};
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/bodies;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-{server}
-}}
-"""
-
-
 @contextmanager
 def behind_nginx(
     server: SharedServer, folder: Path, changes: Mapping[str, str] | None = None
@@ -292,19 +273,8 @@ def behind_nginx(
     for theirs, own in ours.items():
         assert theirs in lines, f"docs/cluster.md has no {theirs}"
         lines = lines.replace(theirs, own)
-    configuration = folder / "nginx.conf"
-    configuration.write_text(PROXY.format(user=getpass.getuser(), folder=folder, server=lines))
-    proxy = subprocess.Popen([str(NGINX), "-c", str(configuration), "-p", str(folder)])
-    try:
-        deadline = time.monotonic() + 30
-        while not _listens(port):
-            assert proxy.poll() is None, (folder / "error.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with nginx(folder, lines, lambda: _listens(port)):
         yield port, certificate
-    finally:
-        proxy.terminate()
-        proxy.wait(30)
 
 
 def _listens(port: int) -> bool:

@@ -12,14 +12,11 @@ from typing import Any, overload
 
 import psutil
 import pytest
+from items import fail, refuse, square
 
 from fvc.errors import FvcError
 from fvc.pool import Failure, run_isolated
 from fvc.video import OutOfMemoryError, VideoError
-
-
-def square(number: int) -> int:
-    return number * number
 
 
 def square_or_crash(number: int) -> int:
@@ -88,18 +85,6 @@ def open_too_much(number: int) -> int:
     if number == 1:
         raise OutOfMemoryError
     return number
-
-
-def refuse(number: int) -> int:
-    if number == 1:
-        raise FvcError("clip.pt", "is missing", "Run 'dvc repro clips'")
-    if number == 2:
-        raise VideoError("truncated", "no header")
-    return number
-
-
-def fail(number: int) -> int:
-    raise ZeroDivisionError(f"no inverse of {number}")
 
 
 def loaded_modules(_: int) -> list[str]:

@@ -17,7 +17,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
-from requests import HTTPError, RequestException, Response
+from refusals import AWAY, StoreError, http_error
 from test_tracking import IDENTITY
 
 from fvc import process, tracking
@@ -26,12 +26,11 @@ from fvc.errors import FvcError, Stopped
 from fvc.records import FOLDS
 from fvc.stages import send
 from fvc.tracking import sending, waiting
-from fvc.tracking.answers import is_for_good, reason, refusal
+from fvc.tracking.answers import reason, refusal
 from fvc.tracking.sending import Calls
 from fvc.tracking.store import experiment_id
 from fvc.tracking.waiting import WAITING, WaitingRun, send_waiting, waiting_run
 
-AWAY = "API request to http://me:secret@store/ failed with Max retries exceeded (refused)"
 CALLS = ("log_batch", "set_tag", "log_artifact", "set_terminated")
 FOLD_ROW = {"video_id": "a", "group": "g", "label": "fake", "part": "fold", "fold": 0}
 HISTORY = [{"epoch": epoch, "train/loss": 0.5 / (1 + epoch), "x": epoch} for epoch in range(20)]
@@ -254,16 +253,6 @@ def aside(tmp_path: Path, run_id: str) -> Path:
     return tmp_path / "work/runs/refused" / run_id
 
 
-def http_error(status: int, url: str = "") -> HTTPError:
-    response = Response()
-    response.status_code = status
-    return HTTPError(f"{status} for url{url and f': {url}'}", response=response)
-
-
-class StoreError(Exception):
-    """Of a store's own library, which has nothing of MLflow's."""
-
-
 def failing(patch: pytest.MonkeyPatch, name: str, errors: list[Exception]) -> None:
     """Let a call of MLflow's client fail with these, one after another, and then do it."""
     call = getattr(MlflowClient, name)
@@ -348,31 +337,6 @@ def test_what_is_refused_for_good_holds_up_nothing_and_is_kept(
     kept.rename(waits)
     assert send_waiting(store) == 1
     assert_whole(store, run_id)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [http_error(400), MlflowException("API request failed with error code 413 != 200.")],
-)
-def test_what_never_passes_is_known(error: Exception) -> None:
-    assert is_for_good(error), "what follows would wait for ever"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MlflowException("API request failed with error code 401 != 200."),
-        MlflowException("no", PERMISSION_DENIED),
-        MlflowException("API request to endpoint / failed with error code 404 != 200."),
-        MlflowException("Caused by ResponseError('too many 500 error responses')"),
-        MlflowException(AWAY),
-        RequestException("Connection aborted"),
-        StoreError(),
-        OSError(28, "No space left on device"),
-    ],
-)
-def test_what_may_pass_waits(error: Exception) -> None:
-    assert not is_for_good(error), "a server that is set right would not get it"
 
 
 def test_what_is_left_of_another_cross_validation_fails_no_evaluation(
@@ -463,37 +427,6 @@ def test_a_process_that_is_alive_sends_its_own(store: MlflowClient, run_id: str)
         with pytest.raises(FvcError, match="is already running"), waiting_run(store, run_id):
             pass
     assert len(steps(store, run_id)) == len(HISTORY)
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (MlflowException("API request failed with error code 401 != 200."), "does not know this"),
-        (MlflowException("API request failed with error code 403 != 200."), "refuses this to"),
-        (http_error(403), "refuses this to"),
-        (MlflowException("error code 403 != 200. Body: 'Invalid Host header"), "called so (403)"),
-        (http_error(507), "could not do it (507)"),
-        (MlflowException("Caused by ResponseError('too many 500 error responses')"), "(500)"),
-        (MlflowException(AWAY), "does not answer"),
-    ],
-)
-def test_a_refusal_is_one_line(error: Exception, said: str) -> None:
-    mlflow.set_tracking_uri("http://someone:secret@mlflow.example.org:5000")
-    try:
-        known = refusal(error)
-    finally:
-        mlflow.set_tracking_uri("")
-    assert known is not None
-    line = str(known)
-    assert line.startswith("http://mlflow.example.org:5000: ")
-    assert said in line
-    assert "secret" not in line
-    assert "\n" not in line
-
-
-def test_what_the_server_has_nothing_to_do_with_is_no_refusal() -> None:
-    assert refusal(MlflowException("Run 'x' not found")) is None
-    assert refusal(ValueError("401")) is None
 
 
 def test_a_command_whose_server_is_away_ends_with_one_line(

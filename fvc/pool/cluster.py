@@ -325,14 +325,7 @@ def run(
         stack.enter_context(_exit_on_sigterm())
         landmark = stack.enter_context(NamedTemporaryFile(dir=Path.cwd(), prefix=".fvc-cluster-"))
         client, keep_up = stack.enter_context(connected(engine))
-        call = Call(
-            token=uuid4().hex,
-            folder=str(Path.cwd()),
-            landmark=landmark.name,
-            search_path=tuple(str(Path(place).absolute()) for place in sys.path),
-            function=pickle.dumps(function),
-            limits=limits,
-        )
+        call = _call_from_here(function, limits, landmark.name)
         run = _Run(client, call, _Stock(iter(items), len(items)))
         stack.callback(run.leave)
         progress = stack.enter_context(tqdm(total=len(items), desc=description, unit=" videos"))
@@ -355,6 +348,17 @@ def run(
                 num_left -= 1
                 progress.update()
                 yield item, outcome
+
+
+def _call_from_here(function: Callable[[Any], Any], limits: Limits, landmark: str) -> Call:
+    return Call(
+        token=uuid4().hex,
+        folder=str(Path.cwd()),
+        landmark=landmark,
+        search_path=tuple(str(Path(place).absolute()) for place in sys.path),
+        function=pickle.dumps(function),
+        limits=limits,
+    )
 
 
 @contextmanager
