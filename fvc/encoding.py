@@ -1,8 +1,10 @@
 """The only place that encodes video: equal frames and settings give equal bytes."""
 
 import os
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from io import BufferedIOBase
 from itertools import chain
@@ -85,6 +87,8 @@ def encode(
         if times_s is not None:
             stream.codec_context.time_base = VARIABLE_TIME_BASE
         stream.set_display_rotation(rotation_deg)
+        with _kept_scheduling():
+            stream.codec_context.open()
         tone = _Tone(output, container) if sound else None
         for position, frame in enumerate(chain([first], rest)):
             picture = _picture(frame, first.shape)
@@ -133,6 +137,32 @@ def _add_video(
     stream.codec_context.time_base = 1 / fps
     stream.codec_context.thread_count = 1
     return stream
+
+
+@contextmanager
+def _kept_scheduling() -> Iterator[None]:
+    """Threads of the block, and its own, are scheduled as its own was before.
+
+    Where it may, as root in most containers, SVT-AV1 gives itself and its caller the highest
+    real-time priority (svt_av1_enc_init). The caller would keep it and hand it on to its
+    children, and as many of them as there are cores leave nothing for any other process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    before = _threads()
+    try:
+        yield
+    finally:
+        for thread in _threads() - before | {threading.get_native_id()}:
+            # One may have ended in between.
+            with suppress(ProcessLookupError):
+                os.sched_setscheduler(thread, policy, parameters)
+
+
+def _threads() -> set[int]:
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
 
 
 def _codec_options(codec: str, options: Mapping[str, str]) -> dict[str, str]:

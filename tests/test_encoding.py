@@ -1,4 +1,6 @@
 import io
+import os
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ def moving_picture(
     return [scene[row : row + height, 2 * row : 2 * row + width] for row in range(num_frames)]
 
 
-def packed(frames: list[UInt8[np.ndarray, "H W 3"]], **settings: Any) -> io.BytesIO:
+def packed(frames: Iterable[UInt8[np.ndarray, "H W 3"]], **settings: Any) -> io.BytesIO:
     target = io.BytesIO()
     encode(target, frames, **settings)
     target.seek(0)
@@ -97,6 +99,26 @@ def test_options_of_the_encoder_count() -> None:
     frames = moving_picture(20)
     best, worst = (packed(frames, options={"crf": crf}).getbuffer().nbytes for crf in ("10", "45"))
     assert worst < best / 2
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no such call")
+@pytest.mark.parametrize("settings", KINDS, ids=str)
+def test_no_thread_takes_the_cores_from_all_others(settings: dict[str, Any]) -> None:
+    """Of root, some encoders make the whole process a real-time one, for good."""
+
+    def policies() -> set[int]:
+        tasks = Path("/proc/self/task").iterdir()
+        return {os.sched_getscheduler(int(task.name)) for task in tasks}
+
+    def watched() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        for frame in moving_picture(30):
+            seen.update(policies())
+            yield frame
+
+    seen = policies()
+    assert seen == {os.SCHED_OTHER}, "who runs these tests is scheduled in a way of its own"
+    packed(watched(), **settings)
+    assert seen | policies() == {os.SCHED_OTHER}
 
 
 def test_joined_options_do_not_undo_ours() -> None:

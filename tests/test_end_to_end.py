@@ -26,7 +26,7 @@ from fvc.networks import load_network
 from fvc.predict import clip_logits, video_logit
 
 ROOT = Path(__file__).parents[1]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from clones import Clone, clone_of, make_small
 from shared_server import STORE, object_store
 from source_tree import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 BUCKET = "fvc-remote"
 FOUND_BY_INPUT = ("index", "split", "export_folds", "train", "evaluate", "register")
 """Stages that DVC's run cache knows: those whose outputs it removes before it runs them."""

@@ -127,7 +127,7 @@ def test_it_takes_turns_with_a_registration(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1200)
 def test_killed_anywhere_promotion_refusal_and_rollback_end_in_the_right_aliases(
     tmp_path: Path,
 ) -> None:

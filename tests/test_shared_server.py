@@ -44,7 +44,7 @@ from fvc.tracking.waiting import send_waiting, waiting_run
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(POSTGRES is None, reason=ABSENT),
 ]
 WORKER = Path(__file__).with_name("logging_worker.py")

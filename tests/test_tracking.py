@@ -353,12 +353,13 @@ def test_a_seed_left_to_the_file_is_logged_all_the_same(
 
 AT_ONCE = """
 import sys
+import time
 from pathlib import Path
 from fvc.tracking.store import connect, experiment_id
 
 Path(sys.argv[1]).touch()
 while len(list(Path.cwd().glob("ready-*"))) < 3:
-    pass
+    time.sleep(0.001)
 print(experiment_id(connect()))
 """
 
@@ -378,6 +379,11 @@ def test_processes_that_begin_at_once_make_one_store(tmp_path: Path) -> None:
         )
         for number in range(3)
     ]
-    said = [process.communicate(timeout=120) for process in processes]
+    try:
+        said = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
     assert [process.returncode for process in processes] == [0, 0, 0], said
     assert len({out for out, _ in said}) == 1
