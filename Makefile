@@ -23,7 +23,7 @@ setup: .venv/.ready
 	  { python3 -m venv .venv && .venv/bin/python -m pip install --quiet uv; } || \
 	  { echo "error: uv is missing and cannot be installed: see docs.astral.sh/uv"; exit 1; }
 	uv venv --quiet --allow-existing --python ">=3.11" .venv
-	uv pip install --python .venv --quiet --compile-bytecode -r requirements.txt
+	uv pip install --python .venv --compile-bytecode -r requirements.txt
 	uv pip install --quiet --python .venv --no-deps --editable .
 	touch $@
 
